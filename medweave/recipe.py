@@ -1,7 +1,8 @@
 """Recipes: YAML -> checked objects, with `extends`, `a.b.c=value` overrides, and every mistake reported at once.
 
 A recipe is a tree of `Section`s. A part that is chosen by name (a source, an objective) is a `Section` that lives in a
-file of that name; `by_kind` finds it, so that adding one is adding one file.
+file of that name and repeats it as `kind: Literal["folder"] = "folder"`; `by_kind` finds it, so that adding one is
+adding one file.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def by_kind(package: str, attribute: str) -> Callable[[Any], Any]:
             return value
         if not isinstance(value, dict) or "kind" not in value:
             raise PydanticCustomError("missing", "needs `kind:` (one of {names})", {"names": ", ".join(kinds(package))})
-        return kind_of(package, value["kind"], attribute).model_validate({k: v for k, v in value.items() if k != "kind"})
+        return kind_of(package, value["kind"], attribute).model_validate(value)
 
     return build
 

@@ -1,0 +1,1 @@
+"""Images and text in, a corpus out. Imports nothing of ours but the ground modules."""

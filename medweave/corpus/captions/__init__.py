@@ -1,0 +1,1 @@
+"""Caption banks: (modality, anatomy, finding) -> many captions, and prompts kept apart from them."""

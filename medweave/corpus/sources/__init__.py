@@ -1,0 +1,1 @@
+"""One small file a data set or family of data sets: where samples come from."""

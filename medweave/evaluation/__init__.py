@@ -1,0 +1,1 @@
+"""Encoder x benchmark -> results with intervals."""

@@ -1,0 +1,1 @@
+"""Two-tower models and encoders: built, saved, loaded. Knows nothing of corpora."""

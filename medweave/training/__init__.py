@@ -1,0 +1,1 @@
+"""Corpus to run: recipe, loader, loop, checkpoints, logs."""
