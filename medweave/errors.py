@@ -40,4 +40,6 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
 def unknown_name(kind: str, name: str, known: Iterable[str], *, where: str | Path | None = None) -> RequestError:
     """The error for a name that is not known, with the nearest names that are."""
     options = nearest(name, known)
-    return RequestError(f"no {kind} is called {name!r}", where=where, todo=f"did you mean {' or '.join(options)}?" if options else None)
+    return RequestError(
+        f"no {kind} is called {name!r}", where=where, todo=f"did you mean {' or '.join(options)}?" if options else None
+    )

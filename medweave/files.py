@@ -16,7 +16,6 @@ import filelock
 from medweave.errors import UserError
 
 
-
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path`; when the block ends well it is synced and renamed to `path`.
@@ -33,7 +32,11 @@ def whole_file(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise UserError("the disk is full", where=path.parent, todo="free space and run the same command again: it goes on where it stopped") from error
+            raise UserError(
+                "the disk is full",
+                where=path.parent,
+                todo="free space and run the same command again: it goes on where it stopped",
+            ) from error
         raise
     finally:
         draft.unlink(missing_ok=True)
@@ -93,7 +96,11 @@ def only_writer(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise UserError("another process is writing into this folder", where=folder, todo="wait for it to end, or choose another folder") from None
+        raise UserError(
+            "another process is writing into this folder",
+            where=folder,
+            todo="wait for it to end, or choose another folder",
+        ) from None
     try:
         yield
     finally:

@@ -81,14 +81,18 @@ def by_kind(package: str, attribute: str) -> Callable[[Any], Any]:
 
 def kinds(package: str) -> list[str]:
     """The names of the modules of `package`: each is one kind."""
-    return sorted(m.name for m in pkgutil.iter_modules(importlib.import_module(package).__path__) if not m.name.startswith("_"))
+    return sorted(
+        m.name for m in pkgutil.iter_modules(importlib.import_module(package).__path__) if not m.name.startswith("_")
+    )
 
 
 def kind_of(package: str, name: str, attribute: str) -> Any:
     """The `attribute` of the module `package.name`. An unknown name is a mistake that lists the nearest ones."""
     if name not in kinds(package):
         options = nearest(str(name), kinds(package))
-        raise PydanticCustomError("unknown_kind", "no kind {name}; {hint}", {"name": repr(name), "hint": _did_you_mean(options)})
+        raise PydanticCustomError(
+            "unknown_kind", "no kind {name}; {hint}", {"name": repr(name), "hint": _did_you_mean(options)}
+        )
     return getattr(importlib.import_module(f"{package}.{name}"), attribute)
 
 
@@ -137,7 +141,9 @@ def _override(tree: dict[str, Any], override: str) -> None:
             else:
                 node = node.setdefault(name, {})
         except (ValueError, IndexError, AttributeError):
-            raise RequestError(f"the override {override!r} leads nowhere: nothing at {'.'.join(parents[: depth + 1])}") from None
+            raise RequestError(
+                f"the override {override!r} leads nowhere: nothing at {'.'.join(parents[: depth + 1])}"
+            ) from None
     try:
         value = yaml.safe_load(text)
         if isinstance(node, list):
@@ -145,7 +151,9 @@ def _override(tree: dict[str, Any], override: str) -> None:
         else:
             node[last] = value
     except (ValueError, IndexError, TypeError, yaml.YAMLError):
-        raise RequestError(f"the override {override!r} leads nowhere", todo="check its path against the recipe") from None
+        raise RequestError(
+            f"the override {override!r} leads nowhere", todo="check its path against the recipe"
+        ) from None
 
 
 def _line(error: Any, kind: type[Section]) -> str:
@@ -183,4 +191,16 @@ def _sections_in(annotation: Any) -> list[type[Section]]:
     return [s for part in getattr(annotation, "__args__", ()) for s in _sections_in(part)]
 
 
-__all__ = ["Section", "as_data", "by_kind", "check", "kind_of", "kinds", "load_recipe", "merged", "read_yaml", "recipe_hash", "unknown_name"]
+__all__ = [
+    "Section",
+    "as_data",
+    "by_kind",
+    "check",
+    "kind_of",
+    "kinds",
+    "load_recipe",
+    "merged",
+    "read_yaml",
+    "recipe_hash",
+    "unknown_name",
+]

@@ -1,0 +1,90 @@
+"""Which texts of a batch are right for which images, told by labels instead of by pairing alone.
+
+Two samples with the same (modality, anatomy) and the same findings are positives of each other; where findings overlap in
+part the target is soft (Jaccard index); where a label is not known the pair takes no part at all. Label-made pairs are
+otherwise false negatives by construction (UniCL, arXiv 2204.03610, for single labels).
+B samples of the global batch, S distinct label sets among them plus one that stands for "no labels".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """What is known of one sample: findings named neither present nor absent are unknown."""
+
+    key: tuple[str, str | None]  # (modality, anatomy): findings are compared inside one key only
+    present: frozenset[str]
+    absent: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Positives:
+    """Targets of a batch, held as a small table over distinct label sets.
+
+    sets: [B] int64, the label set of each sample; the last set, S - 1, means "no labels: own text only".
+    likeness: [S, S] float32 in [0, 1]; its last row and column are 0. ignored: [S, S] bool (image's set, text's set).
+    """
+
+    sets: Tensor
+    likeness: Tensor
+    ignored: Tensor
+
+    def text_targets(self, text: Tensor) -> Tensor:
+        """For each image the mean of its right texts, weighted by likeness. text: [B, D] -> [B, D]."""
+        return self._mean_of(text, self.likeness)
+
+    def image_targets(self, image: Tensor) -> Tensor:
+        """For each text the mean of its right images, weighted by likeness. image: [B, D] -> [B, D]."""
+        return self._mean_of(image, self.likeness.T)
+
+    def weighted_sum_of_pairs(self, image: Tensor, text: Tensor) -> Tensor:
+        """Sum over all pairs of target x (image · text), targets not normalised. Returns a scalar."""
+        alone = self.sets == len(self.likeness) - 1
+        own = (image[alone] * text[alone]).sum()
+        return own + (self._sum_by_set(image) * (self.likeness @ self._sum_by_set(text))).sum()
+
+    def _mean_of(self, rows: Tensor, likeness: Tensor) -> Tensor:
+        counts = torch.bincount(self.sets, minlength=len(likeness)).to(rows)
+        weights = likeness / (likeness @ counts).clamp_min(1e-12)[:, None]
+        means = (weights @ self._sum_by_set(rows))[self.sets]
+        alone = self.sets == len(likeness) - 1
+        return torch.where(alone[:, None], rows, means)
+
+    def _sum_by_set(self, rows: Tensor) -> Tensor:
+        return rows.new_zeros(len(self.likeness), rows.shape[1]).index_add(0, self.sets, rows)
+
+
+def positives_of(labels: Sequence[LabelSet | None], device: torch.device | str = "cpu") -> Positives:
+    """The targets of a batch from its samples' labels; None or nothing present: own text only."""
+    distinct = {
+        label: place for place, label in enumerate(dict.fromkeys(x for x in labels if x is not None and x.present))
+    }
+    last = len(distinct)
+    sets = torch.tensor([distinct.get(label, last) if label is not None else last for label in labels])
+    likeness, ignored = torch.zeros(last + 1, last + 1), torch.zeros(last + 1, last + 1, dtype=torch.bool)
+    by_key: dict[tuple[str, str | None], list[LabelSet]] = {}
+    for label in distinct:
+        by_key.setdefault(label.key, []).append(label)
+    for members in by_key.values():
+        for image in members:
+            for text in members:
+                value = _likeness(image, text)
+                place = distinct[image], distinct[text]
+                ignored[place], likeness[place] = value is None, value or 0.0
+    return Positives(sets.to(device), likeness.to(device), ignored.to(device))
+
+
+def _likeness(image: LabelSet, text: LabelSet) -> float | None:
+    """How right a text with these labels is for an image with those: in [0, 1], or None when it cannot be told."""
+    claimed = text.present
+    unsure = claimed - image.present - image.absent
+    if unsure and not claimed & image.absent:
+        return None
+    return len(image.present & claimed) / len(image.present | claimed)

@@ -1,0 +1,149 @@
+"""Sums over all pairs of a batch, tile by tile: the N x N matrix of logits is never held.
+
+The forward pass keeps N sums; the backward pass computes each tile of logits again. Memory O(N·D), time four matrix
+products where the plain form takes six. N samples of the global batch, D width; logits = scale · image · textᵀ (+ bias).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+TILE_ROWS, TILE_COLUMNS = 1024, 4096
+SMALLEST_SUM = 1e-30  # a smaller sum of exponentials in float32 has lost its small terms
+NEVER = -math.inf
+
+
+class Ignore:
+    """Pairs that take no part: neither positive nor negative, because the labels do not tell.
+
+    table: [S, S] bool over label sets (image's set, text's set); sets: [N] the set of each sample.
+    """
+
+    def __init__(self, table: Tensor, sets: Tensor) -> None:
+        self.bias = torch.zeros(table.shape, device=table.device).masked_fill_(table, NEVER)
+        self.sets = sets
+
+    def hide(self, logits: Tensor, rows: slice, columns: slice) -> None:
+        """Set the ignored logits of one tile to minus infinity, in place."""
+        logits += self.bias[self.sets[rows]][:, self.sets[columns]]
+
+
+def log_sums(image: Tensor, text: Tensor, scale: Tensor, ignore: Ignore | None = None) -> tuple[Tensor, Tensor]:
+    """Log-sum-exp of the logits over all texts of each image, and over all images of each text.
+
+    image, text: [N, D] float32. Returns [N], [N] float32; differentiable in image, text and scale.
+    """
+    rows, columns = _LogSums.apply(image, text, scale, ignore)
+    return rows, columns
+
+
+def softplus_sum(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, ignore: Ignore | None = None) -> Tensor:
+    """Sum over all pairs of log(1 + exp(logit)): the part of the sigmoid loss that every pair shares.
+
+    image, text: [N, D] float32. Returns a scalar; differentiable in image, text, scale and bias.
+    """
+    return _SoftplusSum.apply(image, text, scale, bias, ignore)
+
+
+def tiles(size: int) -> Iterator[tuple[slice, slice]]:
+    """The tiles of a square of `size`, row by row."""
+    for row in range(0, size, TILE_ROWS):
+        for column in range(0, size, TILE_COLUMNS):
+            yield slice(row, min(row + TILE_ROWS, size)), slice(column, min(column + TILE_COLUMNS, size))
+
+
+class _LogSums(Function):
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, ignore: Ignore | None) -> tuple[Tensor, Tensor]:
+        scaled = image * scale
+        shift = (scaled * text).sum(1).mean()
+        row_sums, column_sums = _exponential_sums(scaled, text, shift, ignore)
+        ctx.one_shift = _in_range(row_sums) and _in_range(column_sums)
+        if ctx.one_shift:
+            rows, columns = row_sums.log_() + shift, column_sums.log_() + shift
+        else:
+            rows, columns = _running_log_sums(scaled, text, ignore)
+        ctx.ignore = ignore
+        ctx.save_for_backward(image, text, scale, rows, columns, shift)
+        return rows, columns
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        image, text, scale, rows, columns, shift = ctx.saved_tensors
+        row_gradient, column_gradient = gradients
+        scaled = image * scale
+        image_gradient, text_gradient = torch.zeros_like(image), torch.zeros_like(text)
+        row_factor, column_factor = row_gradient * (shift - rows).exp(), column_gradient * (shift - columns).exp()
+        for r, c in tiles(len(image)):
+            logits = _logits(scaled, text, r, c, ctx.ignore)
+            if ctx.one_shift:
+                slope = logits.sub_(shift).exp_().mul_(row_factor[r, None] + column_factor[None, c])
+            else:
+                slope = (logits - rows[r, None]).exp_().mul_(row_gradient[r, None])
+                slope += logits.sub_(columns[None, c]).exp_().mul_(column_gradient[None, c])
+            image_gradient[r].addmm_(slope, text[c])
+            text_gradient[c].addmm_(slope.T, scaled[r])
+        scale_gradient = (image_gradient * image).sum()
+        return image_gradient.mul_(scale), text_gradient, scale_gradient, None
+
+
+class _SoftplusSum(Function):
+    """The slope of a pair depends on its own logit only, so one pass gives the sum and its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, ignore: Ignore | None) -> Tensor:
+        scaled = image * scale
+        total, bias_gradient = torch.zeros_like(scale), torch.zeros_like(bias)
+        image_gradient, text_gradient = torch.zeros_like(image), torch.zeros_like(text)
+        for r, c in tiles(len(image)):
+            logits = _logits(scaled, text, r, c, ignore).add_(bias)
+            total += torch.nn.functional.softplus(logits).sum()
+            slope = logits.sigmoid_()
+            bias_gradient += slope.sum()
+            image_gradient[r].addmm_(slope, text[c])
+            text_gradient[c].addmm_(slope.T, scaled[r])
+        scale_gradient = (image_gradient * image).sum()
+        ctx.save_for_backward(image_gradient.mul_(scale), text_gradient, scale_gradient, bias_gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (outer,) = gradients
+        return (*(outer * saved for saved in ctx.saved_tensors), None)
+
+
+def _logits(scaled: Tensor, text: Tensor, rows: slice, columns: slice, ignore: Ignore | None) -> Tensor:
+    logits = scaled[rows] @ text[columns].T
+    if ignore is not None:
+        ignore.hide(logits, rows, columns)
+    return logits
+
+
+def _exponential_sums(scaled: Tensor, text: Tensor, shift: Tensor, ignore: Ignore | None) -> tuple[Tensor, Tensor]:
+    """Sums of exp(logit - shift) over rows and columns: one exponential a pair, right while nothing over- or underflows."""
+    rows, columns = scaled.new_zeros(len(scaled)), scaled.new_zeros(len(scaled))
+    for r, c in tiles(len(scaled)):
+        exponentials = _logits(scaled, text, r, c, ignore).sub_(shift).exp_()
+        rows[r] += exponentials.sum(1)
+        columns[c] += exponentials.sum(0)
+    return rows, columns
+
+
+def _running_log_sums(scaled: Tensor, text: Tensor, ignore: Ignore | None) -> tuple[Tensor, Tensor]:
+    """Log-sum-exp over rows and columns for logits of any range: twice the exponentials of `_exponential_sums`."""
+    rows, columns = scaled.new_full((len(scaled),), NEVER), scaled.new_full((len(scaled),), NEVER)
+    for r, c in tiles(len(scaled)):
+        logits = _logits(scaled, text, r, c, ignore)
+        rows[r] = torch.logaddexp(rows[r], logits.logsumexp(1))
+        columns[c] = torch.logaddexp(columns[c], logits.logsumexp(0))
+    return rows, columns
+
+
+def _in_range(sums: Tensor) -> bool:
+    return bool(((sums > SMALLEST_SUM) & sums.isfinite()).all())
