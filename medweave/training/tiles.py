@@ -1,7 +1,8 @@
 """Sums over all pairs of a batch, tile by tile: the N x N matrix of logits is never held.
 
-The forward pass keeps N sums; the backward pass computes each tile of logits again. Memory O(N·D), time four matrix
-products where the plain form takes six. N samples of the global batch, D width; logits = scale · image · textᵀ (+ bias).
+The forward pass keeps N sums; the backward pass computes each tile of logits again. Memory O(N·D), time four
+matrix products where the plain form takes six. N samples of the global batch, D width.
+logits = scale · image · textᵀ (+ bias).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-TILE_ROWS, TILE_COLUMNS = 1024, 4096
+TILE_ROWS, TILE_COLUMNS = 512, 4096
 SMALLEST_SUM = 1e-30  # a smaller sum of exponentials in float32 has lost its small terms
 NEVER = -math.inf
 
@@ -34,13 +35,12 @@ class Ignore:
         logits += self.bias[self.sets[rows]][:, self.sets[columns]]
 
 
-def log_sums(image: Tensor, text: Tensor, scale: Tensor, ignore: Ignore | None = None) -> tuple[Tensor, Tensor]:
-    """Log-sum-exp of the logits over all texts of each image, and over all images of each text.
+def log_sums(image: Tensor, text: Tensor, scale: Tensor, ignore: Ignore | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-sum-exp of the logits over all texts of each image, over all images of each text, and each own pair's logit.
 
-    image, text: [N, D] float32. Returns [N], [N] float32; differentiable in image, text and scale.
+    image, text: [N, D] float32. Returns three [N] float32; differentiable in image, text and scale.
     """
-    rows, columns = _LogSums.apply(image, text, scale, ignore)
-    return rows, columns
+    return _LogSums.apply(image, text, scale, ignore)
 
 
 def softplus_sum(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, ignore: Ignore | None = None) -> Tensor:
@@ -60,37 +60,38 @@ def tiles(size: int) -> Iterator[tuple[slice, slice]]:
 
 class _LogSums(Function):
     @staticmethod
-    def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, ignore: Ignore | None) -> tuple[Tensor, Tensor]:
-        scaled = image * scale
-        shift = (scaled * text).sum(1).mean()
-        row_sums, column_sums = _exponential_sums(scaled, text, shift, ignore)
+    def forward(
+        ctx: Any, image: Tensor, text: Tensor, scale: Tensor, ignore: Ignore | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        own = torch.linalg.vecdot(image, text) * scale
+        shift = own.mean()
+        row_sums, column_sums = _exponential_sums(image, text, scale, shift, ignore)
         ctx.one_shift = _in_range(row_sums) and _in_range(column_sums)
         if ctx.one_shift:
             rows, columns = row_sums.log_() + shift, column_sums.log_() + shift
         else:
-            rows, columns = _running_log_sums(scaled, text, ignore)
+            rows, columns = _running_log_sums(image, text, scale, ignore)
         ctx.ignore = ignore
         ctx.save_for_backward(image, text, scale, rows, columns, shift)
-        return rows, columns
+        return rows, columns, own
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         image, text, scale, rows, columns, shift = ctx.saved_tensors
-        row_gradient, column_gradient = gradients
-        scaled = image * scale
-        image_gradient, text_gradient = torch.zeros_like(image), torch.zeros_like(text)
+        row_gradient, column_gradient, own_gradient = gradients
+        image_gradient, text_gradient = own_gradient[:, None] * text, own_gradient[:, None] * image
         row_factor, column_factor = row_gradient * (shift - rows).exp(), column_gradient * (shift - columns).exp()
         for r, c in tiles(len(image)):
-            logits = _logits(scaled, text, r, c, ctx.ignore)
+            slope = _logits(image, text, scale, r, c, ctx.ignore)
             if ctx.one_shift:
-                slope = logits.sub_(shift).exp_().mul_(row_factor[r, None] + column_factor[None, c])
+                slope.sub_(shift).exp_().mul_(row_factor[r, None] + column_factor[None, c])
             else:
-                slope = (logits - rows[r, None]).exp_().mul_(row_gradient[r, None])
-                slope += logits.sub_(columns[None, c]).exp_().mul_(column_gradient[None, c])
+                by_column = (slope - columns[None, c]).exp_().mul_(column_gradient[None, c])
+                slope.sub_(rows[r, None]).exp_().mul_(row_gradient[r, None]).add_(by_column)
             image_gradient[r].addmm_(slope, text[c])
-            text_gradient[c].addmm_(slope.T, scaled[r])
-        scale_gradient = (image_gradient * image).sum()
-        return image_gradient.mul_(scale), text_gradient, scale_gradient, None
+            text_gradient[c].addmm_(slope.T, image[r])
+        scale_gradient = torch.linalg.vecdot(image_gradient, image).sum()
+        return image_gradient.mul_(scale), text_gradient.mul_(scale), scale_gradient, None
 
 
 class _SoftplusSum(Function):
@@ -98,18 +99,17 @@ class _SoftplusSum(Function):
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, ignore: Ignore | None) -> Tensor:
-        scaled = image * scale
         total, bias_gradient = torch.zeros_like(scale), torch.zeros_like(bias)
         image_gradient, text_gradient = torch.zeros_like(image), torch.zeros_like(text)
         for r, c in tiles(len(image)):
-            logits = _logits(scaled, text, r, c, ignore).add_(bias)
+            logits = _logits(image, text, scale, r, c, ignore).add_(bias)
             total += torch.nn.functional.softplus(logits).sum()
             slope = logits.sigmoid_()
             bias_gradient += slope.sum()
             image_gradient[r].addmm_(slope, text[c])
-            text_gradient[c].addmm_(slope.T, scaled[r])
-        scale_gradient = (image_gradient * image).sum()
-        ctx.save_for_backward(image_gradient.mul_(scale), text_gradient, scale_gradient, bias_gradient)
+            text_gradient[c].addmm_(slope.T, image[r])
+        scale_gradient = torch.linalg.vecdot(image_gradient, image).sum()
+        ctx.save_for_backward(image_gradient.mul_(scale), text_gradient.mul_(scale), scale_gradient, bias_gradient)
         return total
 
     @staticmethod
@@ -118,28 +118,30 @@ class _SoftplusSum(Function):
         return (*(outer * saved for saved in ctx.saved_tensors), None)
 
 
-def _logits(scaled: Tensor, text: Tensor, rows: slice, columns: slice, ignore: Ignore | None) -> Tensor:
-    logits = scaled[rows] @ text[columns].T
+def _logits(image: Tensor, text: Tensor, scale: Tensor, rows: slice, columns: slice, ignore: Ignore | None) -> Tensor:
+    logits = (image[rows] * scale) @ text[columns].T
     if ignore is not None:
         ignore.hide(logits, rows, columns)
     return logits
 
 
-def _exponential_sums(scaled: Tensor, text: Tensor, shift: Tensor, ignore: Ignore | None) -> tuple[Tensor, Tensor]:
-    """Sums of exp(logit - shift) over rows and columns: one exponential a pair, right while nothing over- or underflows."""
-    rows, columns = scaled.new_zeros(len(scaled)), scaled.new_zeros(len(scaled))
-    for r, c in tiles(len(scaled)):
-        exponentials = _logits(scaled, text, r, c, ignore).sub_(shift).exp_()
+def _exponential_sums(
+    image: Tensor, text: Tensor, scale: Tensor, shift: Tensor, ignore: Ignore | None
+) -> tuple[Tensor, Tensor]:
+    """Sums of exp(logit - shift) over rows and columns: one exponential a pair, right while nothing overflows."""
+    rows, columns = image.new_zeros(len(image)), image.new_zeros(len(image))
+    for r, c in tiles(len(image)):
+        exponentials = _logits(image, text, scale, r, c, ignore).sub_(shift).exp_()
         rows[r] += exponentials.sum(1)
         columns[c] += exponentials.sum(0)
     return rows, columns
 
 
-def _running_log_sums(scaled: Tensor, text: Tensor, ignore: Ignore | None) -> tuple[Tensor, Tensor]:
+def _running_log_sums(image: Tensor, text: Tensor, scale: Tensor, ignore: Ignore | None) -> tuple[Tensor, Tensor]:
     """Log-sum-exp over rows and columns for logits of any range: twice the exponentials of `_exponential_sums`."""
-    rows, columns = scaled.new_full((len(scaled),), NEVER), scaled.new_full((len(scaled),), NEVER)
-    for r, c in tiles(len(scaled)):
-        logits = _logits(scaled, text, r, c, ignore)
+    rows, columns = image.new_full((len(image),), NEVER), image.new_full((len(image),), NEVER)
+    for r, c in tiles(len(image)):
+        logits = _logits(image, text, scale, r, c, ignore)
         rows[r] = torch.logaddexp(rows[r], logits.logsumexp(1))
         columns[c] = torch.logaddexp(columns[c], logits.logsumexp(0))
     return rows, columns

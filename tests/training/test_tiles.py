@@ -57,20 +57,26 @@ def test_log_sums_equal_the_plain_form(size, scale, masked, seed):
     image, text, temperature = batch(size, seed=seed, scale=scale)
     ignore, table = ignore_some(size, seed) if masked else (None, torch.zeros(size, size, dtype=torch.bool))
     weights = torch.linspace(0.5, 1.5, size)
-    rows, columns = tiles.log_sums(image, text, temperature, ignore)
+    rows, columns, own = tiles.log_sums(image, text, temperature, ignore)
     logits = (temperature * image @ text.T).masked_fill(table, -torch.inf)
     expected_rows, expected_columns = logits.logsumexp(1), logits.logsumexp(0)
+    expected_own = (image * text).sum(1) * temperature
+    assert torch.allclose(own, expected_own, atol=1e-5)
     assert torch.allclose(rows, expected_rows, rtol=1e-5, atol=1e-5)
     assert torch.allclose(columns, expected_columns, rtol=1e-5, atol=1e-5)
     inputs = (image, text, temperature)
-    ours = gradients((rows * weights).sum() + columns.sum(), inputs)
-    assert_same(ours, gradients((expected_rows * weights).sum() + expected_columns.sum(), inputs), 2e-5)
+    ours = gradients((rows * weights).sum() + columns.sum() - (own * weights).sum(), inputs)
+    assert_same(
+        ours,
+        gradients((expected_rows * weights).sum() + expected_columns.sum() - (expected_own * weights).sum(), inputs),
+        2e-5,
+    )
 
 
 def test_log_sums_of_logits_far_out_of_float_range():
     image, text, _ = batch(20, seed=3)
     scale = torch.tensor(5000.0, requires_grad=True)
-    rows, columns = tiles.log_sums(image, text, scale)
+    rows, columns, own = tiles.log_sums(image, text, scale)
     logits = scale * image @ text.T
     assert torch.allclose(rows, logits.logsumexp(1)) and torch.allclose(columns, logits.logsumexp(0))
     inputs = (image, text, scale)

@@ -47,10 +47,12 @@ class Contrastive(Objective):
 def softmax_loss(student: Embeddings, positives: Positives | None = None) -> Tensor:
     """Mean over images and texts of the cross-entropy between target and softmax of the logits."""
     image, text, scale = student.image, student.text, student.scale
-    images_pick, texts_pick = log_sums(image, text, scale, _ignore(positives))
-    right_texts = positives.text_targets(text) if positives else text
-    right_images = positives.image_targets(image) if positives else image
-    hits = ((image * right_texts).sum() + (text * right_images).sum()) * scale
+    images_pick, texts_pick, own = log_sums(image, text, scale, _ignore(positives))
+    if positives is None:
+        hits = 2 * own.sum()
+    else:
+        right_texts, right_images = positives.text_targets(text), positives.image_targets(image)
+        hits = ((image * right_texts).sum() + (text * right_images).sum()) * scale
     return (images_pick.sum() + texts_pick.sum() - hits) / (2 * len(image))
 
 

@@ -1,0 +1,35 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MARK := $(VENV)/.installed
+
+.PHONY: quickstart test check bench install clean
+
+quickstart: $(MARK)
+	$(BIN)/medweave quickstart
+
+# Core and offline towers. A torch that the system Python already has (a GPU image, say) is kept and used.
+$(MARK): pyproject.toml constraints.txt scripts/install.sh
+	PYTHON="$(PYTHON)" VENV="$(VENV)" bash scripts/install.sh offline
+	touch $@
+
+$(MARK)-dev: $(MARK)
+	PYTHON="$(PYTHON)" VENV="$(VENV)" bash scripts/install.sh dev
+	touch $@
+
+install: $(MARK)
+
+test: $(MARK)-dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: $(MARK)-dev
+	$(BIN)/ruff check medweave tests bench
+	$(BIN)/ruff format --check medweave tests bench
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(MARK)-dev
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf $(VENV) build *.egg-info
