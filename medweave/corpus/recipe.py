@@ -1,4 +1,4 @@
-"""What a corpus is built from, and how: the `corpus:` section of a recipe. Relative paths are relative to the working directory.
+"""What a corpus is built from, and how: the `corpus:` section of a recipe. Paths are relative to the working directory.
 
 A source kind is one file in `medweave/corpus/sources/`: its `SourceRecipe` extends the one below.
 """
@@ -95,8 +95,8 @@ class SplitRecipe(Section):
 
     kind: Literal["auto", "hash", "balanced", "owner"] = Field(
         "auto",
-        description="hash: by a hash of the group (large sources); balanced: dealt to fill each class's quota (small ones); "
-        "auto: balanced up to 20,000 images a source, hash above; owner: the source's own split column",
+        description="hash: by a hash of the group (for large sources); balanced: dealt to fill each class's quota (for "
+        "small ones); auto: balanced up to 20,000 images a source, hash above; owner: the source's own split column",
     )
     train: float = Field(0.8, ge=0, le=1, description="share of train")
     validation: float = Field(0.1, ge=0, le=1, description="share of validation")
@@ -129,7 +129,7 @@ class CorpusRecipe(Section):
     )
     accept: list[str] = Field(
         ["open"],
-        description=f"licence classes taken in ({', '.join(LICENCE_CLASSES)}), and sources taken in whatever their class",
+        description=f"licence classes ({', '.join(LICENCE_CLASSES)}), or names of sources taken whatever their class",
     )
     limits: LimitsRecipe = Field(LimitsRecipe(), description="what an image may be")
     image: ImageRecipe = Field(ImageRecipe(), description="how pixels are stored")
