@@ -1,0 +1,208 @@
+"""The command line: one verb a stage. Parses, calls, prints; every heavy import waits for the command that needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medweave.errors import UserError
+from medweave.progress import say
+
+app = typer.Typer(
+    name="medweave",
+    help="Medical images, their text and the knowledge of many models, woven into one image-text model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="a recipe (YAML)")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="a.b=c", help="values that replace those of the recipe", show_default=False),
+]
+CorpusPath = Annotated[Path, typer.Argument(metavar="CORPUS", help="folder of a built corpus")]
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="run or model folder, hf-hub:owner/name, open_clip:ARCH/TAG, transformers:NAME, timm:NAME"
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="folder for corpus, run and report")] = Path("quickstart"),
+) -> None:
+    """Phantoms to a proven model: build, check, train, evaluate, report, classify one image."""
+    from medweave.quickstart import run
+
+    print(run(out))
+
+
+@app.command()
+def build(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan, write nothing")] = False,
+) -> None:
+    """Sources to a corpus: images, texts and findings in tar shards with an index."""
+    from medweave.corpus.build import build as build_corpus
+    from medweave.corpus.plan import dry_run_text, make_plan
+    from medweave.training.recipe import read, section
+
+    corpus_recipe = section(read(recipe, overrides or ()), "corpus", recipe)
+    if dry_run:
+        print(dry_run_text(make_plan(corpus_recipe)))
+        return
+    from medweave.corpus.info import info_text
+
+    corpus = build_corpus(corpus_recipe)
+    print(info_text(corpus.path))
+
+
+@app.command()
+def info(corpus: CorpusPath, as_json: Json = False) -> None:
+    """What is in a corpus: counts, licences, groups, what was skipped."""
+    from medweave.corpus.info import info_text
+    from medweave.corpus.store import open_corpus
+
+    print(json.dumps(open_corpus(corpus).facts, indent=2) if as_json else info_text(corpus))
+
+
+@app.command()
+def preview(
+    corpus: CorpusPath,
+    out: Annotated[Path | None, typer.Option(help="HTML file; preview.html in the corpus if not given")] = None,
+    count: Annotated[int, typer.Option(help="images shown")] = 120,
+    seed: Annotated[int, typer.Option(help="seed of the choice")] = 0,
+) -> None:
+    """A contact sheet of a corpus with captions, as one HTML page."""
+    from medweave.corpus.preview import preview as write_preview
+
+    print(write_preview(corpus, out or corpus / "preview.html", count, seed))
+
+
+@app.command()
+def train(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Corpus to a run: train the model of a recipe; the same command again goes on where it stopped."""
+    from medweave.training.loop import train as train_model
+    from medweave.training.recipe import read
+
+    print(train_model(read(recipe, overrides or ())).path)
+
+
+@app.command()
+def evaluate(
+    model: ModelName,
+    benchmark: Annotated[list[str] | None, typer.Option(help="benchmark by name or path; may be repeated")] = None,
+    corpus: Annotated[Path | None, typer.Option(help="built corpus that the benchmarks are run on")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of results; MODEL/evaluations if MODEL is a folder")] = None,
+    list_all: Annotated[bool, typer.Option("--list", help="list the shipped benchmarks")] = False,
+    as_json: Json = False,
+) -> None:
+    """Model and benchmarks to results: metrics with intervals, predictions, a report."""
+    from medweave.evaluation.evaluate import evaluate_command
+
+    results = evaluate_command(model, benchmark or [], corpus, out, list_all)
+    print(json.dumps(results.as_data(), indent=2) if as_json else results.text())
+    if results.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    results: Annotated[list[Path], typer.Argument(metavar="RESULTS", help="folders of results, one a model")],
+    out: Annotated[Path | None, typer.Option(help="HTML page of the comparison")] = None,
+    as_json: Json = False,
+) -> None:
+    """Several models' results to one table with paired differences."""
+    from medweave.evaluation.compare import compare as compare_results
+
+    table = compare_results(results)
+    print(json.dumps(table.as_data(), indent=2) if as_json else table.text())
+    if out is not None:
+        from medweave.reports.comparison import write
+
+        print(write(table, out))
+
+
+@app.command()
+def classify(
+    model: ModelName,
+    images: Annotated[list[Path], typer.Argument(help="image files (JPEG, PNG, TIFF, DICOM)")],
+    modality: Annotated[str, typer.Option(help="modality of the images, for the bank's prompts")],
+    anatomy: Annotated[str | None, typer.Option(help="body part, for the bank's prompts")] = None,
+    finding: Annotated[
+        list[str] | None, typer.Option(help="candidate; may be repeated; all known if not given")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Which finding does each image look most like? Probabilities over the candidates; no diagnosis."""
+    from medweave.corpus.captions.bank import Bank
+    from medweave.models.load import load
+    from medweave.serving.classify import classify as answer
+    from medweave.serving.classify import prompts_for
+
+    answers = answer(load(model), images, prompts_for(Bank.load(), modality, anatomy, finding or ()))
+    if as_json:
+        print(
+            json.dumps(
+                [{"image": a.image, "findings": dict(zip(a.findings, a.probabilities, strict=True))} for a in answers]
+            )
+        )
+        return
+    for each in answers:
+        print(each.image)
+        for name, probability in zip(each.findings, each.probabilities, strict=True):
+            print(f"  {probability:6.1%}  {name}")
+
+
+@app.command()
+def embed(
+    model: ModelName,
+    inputs: Annotated[list[str], typer.Argument(help="image files or folders; with --text, the texts themselves")],
+    out: Annotated[Path, typer.Option(help="Parquet file of rows")] = Path("rows.parquet"),
+    text: Annotated[bool, typer.Option("--text", help="embed the arguments as texts")] = False,
+) -> None:
+    """Unit rows of images or texts, as a Parquet file."""
+    from medweave.models.load import load
+    from medweave.serving.embed import embed_images, embed_texts
+
+    encoder = load(model)
+    count = embed_texts(encoder, inputs, out) if text else embed_images(encoder, [Path(i) for i in inputs], out)
+    print(f"{count} rows of width {encoder.dim} in {out}")
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine: versions, cores, memory, GPU, offline towers, and say what to do about what is missing."""
+    from medweave.doctor import checks
+
+    rows = checks()
+    for row in rows:
+        print(f"{row.state:4}  {row.what}: {row.found}" + (f"; {row.todo}" if row.todo else ""))
+    if any(row.state == "FAIL" for row in rows):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; a UserError becomes one line and an exit status, an interruption says how to go on."""
+    try:
+        app()
+    except UserError as error:
+        say(f"medweave: {error}")
+        sys.exit(error.status)
+    except KeyboardInterrupt:
+        say("medweave: interrupted; the same command goes on where it stopped")
+        sys.exit(1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

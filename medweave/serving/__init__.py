@@ -1,0 +1,1 @@
+"""Put a model to use: classify, embed."""
