@@ -1,0 +1,230 @@
+"""Fields and shapes that phantoms are drawn from: coordinates, smooth noise, blobs, strokes, tone.
+
+All of it is float64 and drawn from NumPy generators in a fixed order, so that a seed gives the same uint8 pixels
+anywhere. A field is [s, s]; coordinates run from -1 to 1, y down and x right; a length is in the same unit, so that the
+image is 2 wide. s: size in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy import fft, ndimage
+
+Field = np.ndarray
+Point = tuple[float, float]
+
+
+class Phantom(NamedTuple):
+    """One drawn image, uint8 [s, s] or [s, s, 3], and where its lesion is, bool [s, s]."""
+
+    image: np.ndarray
+    mask: np.ndarray
+
+
+class Stroke(NamedTuple):
+    """A line through points [n, 2] (y, x) of one width, drawn with one value in 0..1."""
+
+    points: np.ndarray
+    width: float
+    value: float = 1.0
+
+
+def plane(size: int) -> tuple[Field, Field]:
+    """y and x of every pixel's centre."""
+    axis = (np.arange(size) + 0.5) * (2 / size) - 1
+    y, x = np.meshgrid(axis, axis, indexing="ij")
+    return y, x
+
+
+def posed(
+    rng: np.random.Generator,
+    size: int,
+    turn: float = 0.08,
+    zoom: float = 0.08,
+    shift: float = 0.06,
+    bend: float = 0.015,
+) -> tuple[Field, Field]:
+    """y and x of every pixel in a body that lies turned (radians), scaled, shifted and a little bent."""
+    y, x = plane(size)
+    angle, scale = rng.normal(0, turn), np.exp(rng.normal(0, zoom))
+    down, right = rng.normal(0, shift, 2)
+    cosine, sine = np.cos(angle) / scale, np.sin(angle) / scale
+    warp = [bend * smooth(rng, size, 0.5) for _ in range(2)]
+    return cosine * (y - down) + sine * (x - right) + warp[0], cosine * (x - right) - sine * (y - down) + warp[1]
+
+
+def ellipse(y: Field, x: Field, centre: Point, radii: Point, angle: float = 0.0) -> Field:
+    """Distance from the centre as a share of the radius: 1 on the ellipse's border. radii: along y and x, then turned."""
+    dy, dx = y - centre[0], x - centre[1]
+    if angle:
+        cosine, sine = np.cos(angle), np.sin(angle)
+        dy, dx = cosine * dy + sine * dx, cosine * dx - sine * dy
+    return np.sqrt((dy / radii[0]) ** 2 + (dx / radii[1]) ** 2)
+
+
+def dome(radius: Field, power: float = 0.5) -> Field:
+    """Thickness of a solid over its outline: 1 at the centre, 0 from the border on; power 0.5 is an ellipsoid."""
+    return np.clip(1 - radius * radius, 0, 1) ** power
+
+
+def inside(radius: Field, border: float = 0.05) -> Field:
+    """1 where radius < 1, 0 outside, with a smooth border of the given width around 1."""
+    t = np.clip((1 - radius) / border + 0.5, 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def blob(
+    rng: np.random.Generator, y: Field, x: Field, centre: Point, radii: Point, angle: float = 0.0, rough: float = 0.1
+) -> Field:
+    """Like `ellipse`, with an irregular outline: rough is how far it strays, as a share of the radius."""
+    waves = np.arange(2, 10)
+    height = rng.normal(0, rough, waves.size) / waves**0.6
+    phase = rng.uniform(0, 2 * np.pi, waves.size)
+    theta = np.arctan2(y - centre[0], x - centre[1])
+    table = np.linspace(-np.pi, np.pi, 181)
+    outline = 1 + (height[:, None] * np.cos(waves[:, None] * table + phase[:, None])).sum(0)
+    return ellipse(y, x, centre, radii, angle) / np.interp(theta, table, np.maximum(outline, 0.3))
+
+
+def smooth(rng: np.random.Generator, size: int, scale: float) -> Field:
+    """Noise of mean 0 and deviation 1 that is alike over `scale` (a share of the image's width)."""
+    return _unit(rng.standard_normal((size, size)), _gaussian(size, scale))
+
+
+def fractal(rng: np.random.Generator, size: int, power: float = 1.5) -> Field:
+    """Noise of mean 0 and deviation 1 whose spectrum falls as 1 / frequency^power: cloudy, with detail."""
+    return _unit(rng.standard_normal((size, size)), _falling(size, power))
+
+
+def blur(field: Field, scale: float) -> Field:
+    """The field smoothed by a Gaussian of deviation `scale` (a share of the image's width)."""
+    return ndimage.gaussian_filter(field, scale * field.shape[0], mode="nearest", truncate=3)
+
+
+def lookup(field: Field, y: Field, x: Field) -> Field:
+    """The field's values at coordinates y, x (linear); 0 outside."""
+    half = field.shape[0] / 2
+    return ndimage.map_coordinates(field, [(y + 1) * half - 0.5, (x + 1) * half - 0.5], order=1, mode="constant")
+
+
+def strokes(size: int, lines: Iterable[Stroke], oversample: int = 2) -> Field:
+    """Lines drawn over one another, in 0..1."""
+    scale = size * oversample / 2
+    canvas = Image.new("L", (size * oversample,) * 2)
+    pen = ImageDraw.Draw(canvas)
+    for line in lines:
+        points = ((line.points[:, ::-1] + 1) * scale).ravel().tolist()
+        pen.line(points, fill=round(255 * line.value), width=max(1, round(line.width * scale)), joint="curve")
+    return _reduced(canvas, oversample)
+
+
+def polygons(size: int, shapes: Iterable[tuple[np.ndarray, float]], oversample: int = 2) -> Field:
+    """Filled outlines ([n, 2] points y, x; value in 0..1), drawn over one another."""
+    scale = size * oversample / 2
+    canvas = Image.new("L", (size * oversample,) * 2)
+    pen = ImageDraw.Draw(canvas)
+    for points, value in shapes:
+        pen.polygon([(x, y) for y, x in ((points + 1) * scale - 0.5).tolist()], fill=round(255 * value))
+    return _reduced(canvas, oversample)
+
+
+def tree(
+    rng: np.random.Generator, start: Point, heading: float, length: float, width: float, thin: float, bend: float = 0.1
+) -> list[Stroke]:
+    """A branching vessel. heading: radians, 0 to the right, positive down. It branches until it is `thin`."""
+    lines: list[Stroke] = []
+    todo = [(start, heading, length, width)]
+    while todo:
+        point, direction, reach, wide = todo.pop()
+        line = wander(rng, point, direction, reach, wide, bend)
+        lines.append(line)
+        if wide > thin:
+            end = (float(line.points[-1, 0]), float(line.points[-1, 1]))
+            turns, reaches, widths = (
+                rng.uniform([0.2] * 2, 0.75),
+                rng.uniform([0.6] * 2, 0.9),
+                rng.uniform([0.6] * 2, 0.8),
+            )
+            for side in (0, 1):
+                turned = direction + (2 * side - 1) * turns[side]
+                todo.append((end, turned, reach * reaches[side], wide * widths[side]))
+    return lines
+
+
+def wander(
+    rng: np.random.Generator, start: Point, heading: float, length: float, width: float, bend: float, steps: int = 6
+) -> Stroke:
+    """A winding line. bend: deviation of its turn at each step, radians."""
+    angles = heading + np.cumsum(rng.normal(0, bend, steps))
+    points = np.empty((steps + 1, 2))
+    points[0] = start
+    points[1:, 0] = start[0] + np.cumsum(np.sin(angles)) * (length / steps)
+    points[1:, 1] = start[1] + np.cumsum(np.cos(angles)) * (length / steps)
+    return Stroke(points, width)
+
+
+def tone(
+    rng: np.random.Generator,
+    image: Field,
+    levels: Sequence[float],
+    spread: float = 0.2,
+    at: Sequence[float] = (0.02, 0.15, 0.35, 0.65, 0.85, 0.98),
+    over: np.ndarray | None = None,
+) -> Field:
+    """The image as somebody displays it: its quantiles `at` (over a region) go to `levels`, with a random black, white, gamma and curve.
+
+    Thus how bright an image is, and how its grey values are distributed, says next to nothing about what it shows.
+    """
+    values = image if over is None else image[over]
+    known = np.quantile(values, at)
+    known = np.maximum.accumulate(known + np.arange(len(known)) * 1e-9)
+    target = np.asarray(levels, dtype=np.float64) ** np.exp(rng.normal(0, 1.5 * spread))
+    climb = np.cumsum(np.diff(target) * np.exp(rng.normal(0, spread, len(target) - 1))) / (target[-1] - target[0])
+    low, high = rng.uniform(0, 0.5 * spread), rng.uniform(1 - 1.2 * spread, 1.02)
+    return _interpolated(image, known, np.concatenate([[low], low + (high - low) * climb / climb[-1]]))
+
+
+def pixels(image: Field) -> np.ndarray:
+    """Values 0..1 as uint8."""
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _interpolated(image: Field, known: np.ndarray, target: np.ndarray) -> Field:
+    """Piecewise linear, going on with the end slopes."""
+    first, last = known[0], known[-1]
+    low = (target[1] - target[0]) / max(known[1] - first, 1e-6)
+    high = (target[-1] - target[-2]) / max(last - known[-2], 1e-6)
+    return np.interp(image, known, target) + np.minimum(image - first, 0) * low + np.maximum(image - last, 0) * high
+
+
+def _unit(noise: Field, spectrum: Field) -> Field:
+    field = fft.irfft2(fft.rfft2(noise) * spectrum, s=noise.shape)
+    return field / field.std()
+
+
+def _frequencies(size: int) -> Field:
+    """Squared frequency in cycles an image, [s, s // 2 + 1]."""
+    return np.add.outer((fft.fftfreq(size) * size) ** 2, (fft.rfftfreq(size) * size) ** 2)
+
+
+@lru_cache(maxsize=64)
+def _gaussian(size: int, scale: float) -> Field:
+    spectrum = np.exp(-2 * (np.pi * scale) ** 2 * _frequencies(size))
+    spectrum[0, 0] = 0
+    return spectrum
+
+
+@lru_cache(maxsize=64)
+def _falling(size: int, power: float) -> Field:
+    squared = _frequencies(size)
+    squared[0, 0] = np.inf
+    return squared ** (-power / 2)
+
+
+def _reduced(canvas: Image.Image, oversample: int) -> Field:
+    return np.asarray(canvas.reduce(oversample), dtype=np.float64) / 255
