@@ -9,15 +9,19 @@ from pydantic import Field, model_validator
 from medweave.recipe import Section
 
 
+class TaskRecipe(Section):
+    """How a task is run; each file of `tasks/` extends it with its `kind` and its own options."""
+
+    kind: str = Field(description="name of the file in evaluation/tasks")
+
+
 class Part(Section):
     """Which samples of a corpus are for training, validation and test: by split, or by one fold of an overlay."""
 
     overlay: str | None = Field(
-        None, description="name of an overlay with the columns id, fold, inner; none = the corpus's own splits"
+        None, description="overlay with the columns id, fold, inner; none = the corpus's splits"
     )
-    fold: int | None = Field(
-        None, ge=0, description="the fold that is the test part; `inner` 0 of the others is for validation"
-    )
+    fold: int | None = Field(None, ge=0, description="fold to test on; `inner` 0 of the other folds is for validation")
     train: str = Field("train", description="split to train on, without an overlay")
     validation: str = Field("validation", description="split to make choices on, without an overlay")
     test: str = Field("test", description="split that is opened once, without an overlay")
@@ -33,26 +37,20 @@ class EvaluateRecipe(Section):
     """The evaluation of one model on a list of benchmarks."""
 
     benchmarks: list[str] = Field(
-        ["corpus-zero-shot", "corpus-probe"], description="shipped benchmarks by name, own ones by path"
+        ["corpus-zero-shot", "corpus-probe"], description="shipped ones by name, others by path"
     )
     corpus: Path | None = Field(
-        None, description="built corpus that benchmarks call `given`; none = the one the recipe builds"
+        None, description="corpus that benchmarks call `given`; none = the one the recipe builds"
     )
     data: Part | None = Field(
-        None, description="overrides the benchmarks' own choice of split; none = as each benchmark says"
+        None, description="overrides the benchmarks' choice of split; none = as each benchmark says"
     )
-    out: Path | None = Field(
-        None, description="folder for results.json and predictions; none = evaluations/ of the run"
-    )
-    cache: Path | None = Field(
-        None, description="folder of embeddings already computed; none = cache/ inside the corpus"
-    )
+    out: Path | None = Field(None, description="folder for results and predictions; none = evaluations/ of the run")
+    cache: Path | None = Field(None, description="folder of embeddings already computed; none = cache/ in the corpus")
     banks: list[Path] | None = Field(
-        None, description="caption banks that hold the prompts; none = the corpus's own, then the shipped ones"
+        None, description="caption banks with the prompts; none = the corpus's, then shipped ones"
     )
-    confounded: list[str] = Field(
-        [], description="sources with a known shortcut: kept, marked, and left out of a second macro average"
-    )
+    confounded: list[str] = Field([], description="sources with a known shortcut: marked, left out of a second average")
     draws: int = Field(1000, ge=100, description="bootstrap draws behind every interval")
     seed: int = Field(0, description="seed of bootstrap, inner folds and few-shot draws")
     batch: int = Field(64, ge=1, description="images embedded at a time")

@@ -1,0 +1,256 @@
+"""Model x benchmarks -> results: each case is answered by its task, then its test labels are opened, then it is scored.
+
+A case that fails is recorded and the others go on. A case that was finished with the same inputs is not run again, so
+the same command after a crash goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medweave.errors import RequestError, UserError
+from medweave.evaluation import benchmark as benchmarks_
+from medweave.evaluation import predictions as predictions_
+from medweave.evaluation import scoring
+from medweave.evaluation.answer import Answer, BankLike, Setting
+from medweave.evaluation.benchmark import Benchmark
+from medweave.evaluation.cache import Embedder, EncoderLike
+from medweave.evaluation.calibration import fit_temperature
+from medweave.evaluation.cases import Broken, Case, cases
+from medweave.evaluation.leaks import TrainingImages, training_images
+from medweave.evaluation.predictions import Predictions
+from medweave.evaluation.recipe import EvaluateRecipe, Part
+from medweave.evaluation.results import Result, Results
+from medweave.evaluation.sealed import Ledger
+from medweave.files import hash_of, only_writer, read_json, write_json
+from medweave.progress import say
+from medweave.recipe import as_data
+
+if TYPE_CHECKING:
+    from medweave.corpus.store import Corpus
+
+
+@dataclass
+class _Work:
+    """What all cases of one evaluation share."""
+
+    encoder: EncoderLike
+    recipe: EvaluateRecipe
+    corpus: Corpus
+    embedder: Embedder
+    bank: BankLike
+    ledger: Ledger
+    trained_on: TrainingImages | None
+
+
+def evaluate(
+    model: EncoderLike | str,
+    benchmarks: Sequence[str | Benchmark] | None = None,
+    corpus: Corpus | Path | str | None = None,
+    out: Path | str | None = None,
+    recipe: EvaluateRecipe | None = None,
+) -> Results:
+    """Score a model on benchmarks and write `out`/results.json with predictions.
+
+    model: an Encoder or a reference that `load` takes. What is not given is taken from the recipe.
+    Raises RequestError when the request itself is wrong; a benchmark that fails is listed in `.failed`.
+    """
+    recipe = recipe or EvaluateRecipe()
+    folder = Path(out) if out is not None else recipe.out
+    if folder is None:
+        raise RequestError("no folder for the results", todo="give `out`")
+    encoder = _loaded(model)
+    asked = [b if isinstance(b, Benchmark) else benchmarks_.load(b) for b in benchmarks or recipe.benchmarks]
+    results = Results(folder, {"name": encoder.name, "weights": encoder.weights_hash, "facts": encoder.facts})
+    with only_writer(folder):
+        for one in asked:
+            _run_benchmark(one, encoder, corpus if corpus is not None else recipe.corpus, recipe, results)
+        results.write(recipe.draws, recipe.seed)
+    return results
+
+
+def evaluate_command(
+    model: str, benchmarks: Sequence[str], corpus: Path | None, out: Path | None, list_all: bool
+) -> Results:
+    """`medweave evaluate`: results go to `out`, or to evaluations/ of the model's folder."""
+    if out is None and not Path(model).is_dir():
+        raise RequestError("no folder for the results", todo="give --out")
+    return evaluate(model, list(benchmarks) or None, corpus, out or Path(model) / "evaluations")
+
+
+def _run_benchmark(
+    one: Benchmark, encoder: EncoderLike, given: Corpus | Path | str | None, recipe: EvaluateRecipe, results: Results
+) -> None:
+    try:
+        work = _work(encoder, _opened(one, given), recipe)
+        part = recipe.data or Part.model_validate(one.data.model_dump(exclude={"corpus", "source"}))
+        found = list(cases(one, work.corpus, part, recipe.confounded))
+    except UserError as error:
+        results.failed.append({"benchmark": one.name, "reason": str(error)})
+        return
+    if not found:
+        results.failed.append({"benchmark": one.name, "reason": "no source of the corpus has two classes or more"})
+    for case in found:
+        if isinstance(case, Broken):
+            listed = results.skipped if case.skipped else results.failed
+            listed.append({"benchmark": case.name, "reason": case.reason})
+            continue
+        try:
+            results.results.append(_finished(case, one, part, work, results.folder / case.name))
+        except Exception as error:  # whatever breaks one case must not lose the others
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            results.failed.append({"benchmark": case.name, "reason": reason})
+            say(f"{case.name} failed: {reason}")
+
+
+def _finished(case: Case, one: Benchmark, part: Part, work: _Work, folder: Path) -> Result:
+    """The result of a case: read, if it was finished with the same inputs; else run, scored and written."""
+    task = importlib.import_module(f"medweave.evaluation.tasks.{one.task.kind}")
+    setting = Setting(one, work.embedder, work.bank, work.recipe.seed)
+    inputs = _inputs(case, part, work, task, setting)
+    path = folder / "result.json"
+    if path.exists() and read_json(path)["inputs"] == inputs:
+        return read_json(path)  # type: ignore[no-any-return]
+    path.unlink(missing_ok=True)
+    result = _run(case, one, part, work, task, setting, folder)
+    result["inputs"] = inputs
+    write_json(path, result)
+    return result
+
+
+def _run(
+    case: Case, one: Benchmark, part: Part, work: _Work, task: ModuleType, setting: Setting, folder: Path
+) -> Result:
+    _check_images(case, one)
+    answer: Answer = task.run(case, setting)
+    calibration = _calibrated(case, answer)
+    choices = answer.choices | {"temperature": calibration["temperature"]}
+    truth = case.test.open(choices, work.ledger)
+    predictions = _predictions(case, answer, calibration["temperature"], part, truth)
+    predictions_.write(predictions, folder / "predictions.parquet")
+    _check_classes(predictions, one)
+    met = work.trained_on.met(work.corpus, case.test.numbers) if work.trained_on else None
+    return {
+        "benchmark": case.name,
+        "family": case.family,
+        "source": case.source,
+        "task": one.task.kind,
+        "model": work.encoder.name,
+        "modality": case.modality,
+        "anatomy": case.anatomy,
+        "confounded": case.confounded,
+        "positive": one.positive,
+        "left_out": case.left_out,
+        "fold": part.fold,
+        **scoring.numbers(predictions, work.recipe.draws, work.recipe.seed),
+        "leaks": met["all"] if met else None,
+        "leaks_by": met,
+        "calibration": calibration,
+        "choices": choices,
+        "openings": work.ledger.count(case.test.data_hash),
+        "published": one.published,
+        "licence": one.licence,
+    }
+
+
+def _calibrated(case: Case, answer: Answer) -> dict[str, Any]:
+    """The temperature from the validation part, or None with the reason."""
+    if answer.validation is None or not answer.calibratable:
+        reason = "the task trains on the validation part" if answer.calibratable else "scores are no log-odds"
+        return {"temperature": None, "images": 0, "groups": 0, "reason": reason}
+    return fit_temperature(answer.validation, case.validation.truth, case.validation.groups, case.multi)
+
+
+def _predictions(case: Case, answer: Answer, temperature: float | None, part: Part, truth: np.ndarray) -> Predictions:
+    """Answer and truth side by side, at the precision in which they are kept."""
+    scores = dict(answer.scores)
+    if temperature is not None:
+        scores[scoring.CALIBRATED] = next(iter(scores.values())) / temperature
+    return Predictions(
+        classes=case.classes,
+        multi=case.multi,
+        ids=case.test.ids,
+        groups=case.test.groups,
+        folds=np.full(len(case.test), part.fold or 0, np.int64),
+        truth=truth,
+        scores={name: values.astype(np.float32).astype(np.float64) for name, values in scores.items()},
+        variants=answer.variants,
+        calibratable=answer.calibratable,
+    )
+
+
+def _inputs(case: Case, part: Part, work: _Work, task: ModuleType, setting: Setting) -> dict[str, str]:
+    """Hashes of all that a result depends on. Two results are comparable when `data` agrees."""
+    recipe = {"benchmark": as_data(setting.benchmark), "part": as_data(part), "confounded": case.confounded}
+    trained_on = work.encoder.facts.get("trained_on")
+    return {
+        "data": case.test.data_hash,
+        "labels": case.test.labels_hash,
+        "weights": work.encoder.weights_hash,
+        "preprocess": work.embedder.preprocess_hash,
+        "recipe": hash_of([recipe, work.recipe.draws, work.recipe.seed, trained_on]),
+        "code": code_version(),
+        **task.inputs(case, setting),
+    }
+
+
+@cache
+def code_version() -> str:
+    """Version of Medweave and hash of the evaluation's code."""
+    here = Path(__file__).parent
+    code = b"".join(path.read_bytes() for path in sorted(here.rglob("*.py")))
+    return f"{importlib.metadata.version('medweave')}+{hashlib.sha256(code).hexdigest()[:12]}"
+
+
+def _check_images(case: Case, one: Benchmark) -> None:
+    expected = one.expected
+    if expected.images is not None and expected.images != len(case.test):
+        raise UserError(f"expected {expected.images} test images, found {len(case.test)}", where=case.name)
+    if expected.data is not None and expected.data != case.test.data_hash:
+        raise UserError("the test images are not those of the benchmark (their hash differs)", where=case.name)
+
+
+def _check_classes(predictions: Predictions, one: Benchmark) -> None:
+    counts = dict(zip(predictions.classes, (predictions.truth == 1).sum(0).tolist(), strict=True))
+    wrong = [
+        f"{name}: {counts.get(name, 0)}, not {n}" for name, n in one.expected.classes.items() if counts.get(name) != n
+    ]
+    if wrong:
+        raise UserError(f"test images of each class differ from the benchmark's: {'; '.join(wrong)}", where=one.name)
+
+
+def _work(encoder: EncoderLike, corpus: Corpus, recipe: EvaluateRecipe) -> _Work:
+    from medweave.corpus.captions.bank import Bank, shipped
+
+    folder = recipe.cache or Path(corpus.path) / "cache"
+    banks = recipe.banks if recipe.banks is not None else [*shipped(), *corpus.banks()]
+    embedder = Embedder(encoder, corpus, folder, recipe.batch)
+    ledger = Ledger(folder / "openings.jsonl")
+    return _Work(encoder, recipe, corpus, embedder, Bank.load(banks), ledger, training_images(encoder.facts, corpus))
+
+
+def _opened(one: Benchmark, given: Corpus | Path | str | None) -> Corpus:
+    from medweave.corpus.store import open_corpus
+
+    wanted = given if one.data.corpus == "given" else Path(one.data.corpus)
+    if wanted is None:
+        raise RequestError(f"benchmark {one.name} needs a corpus", todo="give --corpus")
+    return open_corpus(Path(wanted)) if isinstance(wanted, str | Path) else wanted
+
+
+def _loaded(model: EncoderLike | str) -> EncoderLike:
+    if not isinstance(model, str | Path):
+        return model
+    from medweave.models.load import load
+
+    return load(str(model))

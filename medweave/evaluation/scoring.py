@@ -1,0 +1,147 @@
+"""Predictions -> the numbers of one result: metrics with intervals, per class, spread over variants, baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medweave.evaluation import statistics
+from medweave.evaluation.metrics import f1s, measure, recalls
+from medweave.evaluation.predictions import Predictions
+
+Array = NDArray[np.float64]
+
+CALIBRATED = "calibrated"
+HEADLINES = {False: ("macro_auroc", "balanced_accuracy"), True: ("macro_auroc", "macro_ap")}  # by multi
+
+
+def numbers(predictions: Predictions, draws: int, seed: int) -> dict[str, Any]:
+    """Everything that predictions and their truth say: the metric part of one result, ready for JSON."""
+    values, drawn, reason = point_and_draws(predictions, _everything(predictions), draws, seed)
+    estimates = {name: _estimate(float(values[name][0]), drawn.get(name)) for name in values}
+    return {
+        "n": len(predictions.ids),
+        "groups": len(np.unique(predictions.groups)),
+        "multi_label": predictions.multi,
+        "metrics": {name: value for name, value in estimates.items() if ":" not in name and "|" not in name},
+        "no_interval": reason,
+        "per_class": _per_class(predictions, estimates),
+        "not_counted": _not_counted(predictions),
+        "spread": _spread(predictions, values, drawn),
+        "chance": _chance(predictions),
+        "majority": None if predictions.multi else _majority(predictions),
+    }
+
+
+def headline(predictions: Predictions) -> Callable[[Array], dict[str, Array]]:
+    """The statistic of the few metrics that tables and comparisons show: weights [D, n] -> name -> [D]."""
+    scored = predictions.scored(predictions.answer)
+    wanted = HEADLINES[predictions.multi]
+
+    def statistic(weights: Array) -> dict[str, Array]:
+        found = measure(scored, weights)
+        return {name: found[name] for name in wanted}
+
+    return statistic
+
+
+def point_and_draws(
+    predictions: Predictions, statistic: Callable[[Array], dict[str, Array]], draws: int, seed: int
+) -> tuple[dict[str, Array], dict[str, Array], str | None]:
+    """The statistic on the images as they are [1], in each draw [D], and why there is no draw (then that is empty)."""
+    truth, groups = predictions.truth, predictions.groups
+    values = statistic(np.ones((1, len(truth))))
+    reason = statistics.why_no_interval(truth, groups, statistics.counted_classes(truth, groups))
+    if reason:
+        return values, {}, reason
+    strata = statistics.strata_of(truth, groups)
+    return values, statistics.bootstrap(statistic, groups, strata, draws, seed), None
+
+
+def _everything(predictions: Predictions) -> Callable[[Array], dict[str, Array]]:
+    """All metrics of the answer, calibrated ECE, and the headlines of each variant as `title|name|metric`."""
+    answer = predictions.scored(predictions.answer)
+    calibrated = predictions.scored(CALIBRATED) if CALIBRATED in predictions.scores else None
+    variants = {
+        (title, name): predictions.scored(name) for title, names in predictions.variants.items() for name in names
+    }
+
+    def statistic(weights: Array) -> dict[str, Array]:
+        found = measure(answer, weights)
+        if calibrated is not None:
+            found["ece_calibrated"] = measure(calibrated, weights)["ece"]
+        for (title, name), scored in variants.items():
+            one = measure(scored, weights)
+            found |= {f"{title}|{name}|{metric}": one[metric] for metric in HEADLINES[predictions.multi]}
+        return found
+
+    return statistic
+
+
+def _estimate(value: float, drawn: Array | None) -> dict[str, float | None]:
+    low, high = statistics.interval(drawn) if drawn is not None else (None, None)
+    return {"value": None if np.isnan(value) else value, "low": low, "high": high}
+
+
+def _per_class(predictions: Predictions, estimates: dict[str, dict[str, float | None]]) -> dict[str, Any]:
+    """Counts and metrics of each class."""
+    found: dict[str, Any] = {}
+    for place, label in enumerate(predictions.classes):
+        present = predictions.truth[:, place] == 1
+        counts = {"n": int(present.sum()), "groups": len(np.unique(predictions.groups[present]))}
+        mine = {name.partition(":")[0]: value for name, value in estimates.items() if name.partition(":")[2] == label}
+        found[label] = counts | mine
+    return found
+
+
+def _not_counted(predictions: Predictions) -> list[str]:
+    """Classes with fewer than three groups: in no macro average."""
+    counted = set(statistics.counted_classes(predictions.truth, predictions.groups).tolist())
+    return [label for place, label in enumerate(predictions.classes) if place not in counted]
+
+
+def _spread(predictions: Predictions, values: dict[str, Array], drawn: dict[str, Array]) -> dict[str, Any]:
+    """Mean and standard deviation of each headline over the variants of a title, and each variant's own value."""
+    found: dict[str, Any] = {}
+    for title, names in predictions.variants.items():
+        found[title] = {}
+        for metric in HEADLINES[predictions.multi]:
+            keys = [f"{title}|{name}|{metric}" for name in names]
+            each = [float(values[key][0]) for key in keys]
+            mean = _estimate(float(np.mean(each)), np.mean([drawn[key] for key in keys], axis=0) if drawn else None)
+            single = {name: None if np.isnan(v) else v for name, v in zip(names, each, strict=True)}
+            deviation = None if mean["value"] is None else float(np.std(each, ddof=1)) if len(each) > 1 else 0.0
+            found[title][metric] = mean | {"sd": deviation, "values": single}
+    return found
+
+
+def _chance(predictions: Predictions) -> dict[str, float]:
+    """What guessing gives."""
+    if not predictions.multi:
+        share = 1 / len(predictions.classes)
+        return {"macro_auroc": 0.5, "balanced_accuracy": share, "accuracy": share}
+    counted = statistics.counted_classes(predictions.truth, predictions.groups)
+    truth = predictions.truth[:, counted]
+    known = np.maximum((truth >= 0).sum(0), 1)
+    return {"macro_auroc": 0.5, "macro_ap": float(np.mean((truth == 1).sum(0) / known)) if len(counted) else 0.0}
+
+
+def _majority(predictions: Predictions) -> dict[str, float | str]:
+    """What always naming the most frequent class of the test part gives."""
+    truth = predictions.truth.argmax(1)
+    classes = len(predictions.classes)
+    most = int(np.bincount(truth, minlength=classes).argmax())
+    ones, guess = np.ones((1, len(truth))), np.full(len(truth), most)
+    counted = statistics.counted_classes(predictions.truth, predictions.groups)
+    recall, f1 = (metric(truth, guess, classes, ones)[0, counted] for metric in (recalls, f1s))
+    accuracy = float((truth == most).mean())
+    some = len(counted) > 0
+    return {
+        "class": predictions.classes[most],
+        "accuracy": accuracy,
+        "balanced_accuracy": float(np.nanmean(recall)) if some else 0.0,
+        "macro_f1": float(np.nanmean(f1)) if some else 0.0,
+    }
