@@ -1,15 +1,16 @@
 """Simulated imaging with known truth: quick, seeded, and the same uint8 pixels on any machine.
 
-One file a modality, each with ANATOMY, FINDINGS (the first is the normal) and `draw`. What a patient is (anatomy, and the place
-and extent of the lesion) comes from one generator, what an image is (pose, exposure, noise) from another, so that the
-images of a patient share a body. Display brightness, contrast and colour vary from image to image and say nothing
-about the finding: it must be seen by shape and texture.
+One file a modality, each with ANATOMY, FINDINGS (the first is the normal) and `draw`. What a patient is (anatomy, the
+place and extent of the lesion) comes from one generator, what an image is (pose, exposure, noise) from another, so that
+the images of a patient share a body. Brightness, contrast and colour vary from image to image and say nothing about the
+finding: it must be seen by shape and texture.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -90,7 +91,9 @@ class Source:
         return draw(Place.parse(place)).mask
 
     def _sample(self, modality: str, findings: tuple[str, ...], patient: int, image: int) -> Sample:
-        finding = findings[patient % len(findings)]
+        block, turn = divmod(patient, len(findings))
+        order = generator(self.recipe.seed, "phantom findings", modality, block).permutation(len(findings))
+        finding = findings[order[turn]]
         source = f"{self.recipe.name or 'phantom'}_{modality}"
         return Sample(
             id=f"{source}/p{patient:04d}-{image}",
@@ -124,5 +127,5 @@ def draw(place: Place) -> Phantom:
     return drawing(patient, image, place.finding, place.size)
 
 
-def _module(modality: str) -> object:
+def _module(modality: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{modality}")

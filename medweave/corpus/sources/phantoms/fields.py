@@ -59,7 +59,7 @@ def posed(
 
 
 def ellipse(y: Field, x: Field, centre: Point, radii: Point, angle: float = 0.0) -> Field:
-    """Distance from the centre as a share of the radius: 1 on the ellipse's border. radii: along y and x, then turned."""
+    """Distance from the centre as a share of the radius: 1 on the border. radii: along y and x, then turned."""
     dy, dx = y - centre[0], x - centre[1]
     if angle:
         cosine, sine = np.cos(angle), np.sin(angle)
@@ -176,9 +176,10 @@ def tone(
     at: Sequence[float] = (0.02, 0.15, 0.35, 0.65, 0.85, 0.98),
     over: np.ndarray | None = None,
 ) -> Field:
-    """The image as somebody displays it: its quantiles `at` (over a region) go to `levels`, with a random black, white, gamma and curve.
+    """The image as somebody displays it: its quantiles `at` go to `levels`, with random black, white, gamma and curve.
 
-    Thus how bright an image is, and how its grey values are distributed, says next to nothing about what it shows.
+    over: the region whose quantiles count. How bright an image is, and how its grey values are distributed, then says
+    next to nothing about what it shows.
     """
     values = image if over is None else image[over]
     known = np.quantile(values, at)

@@ -1,4 +1,4 @@
-"""Frontal chest radiograph: the attenuation of a body of solids summed along the beam (Beer-Lambert), then displayed."""
+"""Frontal chest radiograph: attenuation of solids summed along the beam (Beer-Lambert), detected and displayed."""
 
 from __future__ import annotations
 
@@ -150,8 +150,8 @@ class Body:
         if self.finding == "pneumothorax":
             gap = 0.1 + 0.14 * self.extent
             rim = ellipse(y, x, (0.02 + 0.8 * gap, (0.42 - 0.6 * gap) * self.side), (0.82 - gap, 0.36 - gap))
-            lesion = inside(2 - rim, 0.05) * (lung > 0.1) * (lateral > 0.25) * (y < 0.45)
-            self._pleural_line = _band(rim - 1, 0.04) * (lung > 0.1) * (lateral > 0.25) * (y < 0.45)
+            lesion = inside(2 - rim, 0.05) * (lung > 0.1) * (lateral > 0.25)
+            self._pleural_line = _band(rim - 1, 0.04) * (lung > 0.1) * (lateral > 0.25)
             return lesion, nothing
         return nothing, nothing
 
