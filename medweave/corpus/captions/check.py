@@ -1,0 +1,190 @@
+"""Checks of caption banks: what a bank says of a finding must be true of it, and tests must not repeat training.
+
+The rules are simple on purpose: words and their negations, no parser. They find slips of the pen, not of medicine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from medweave.corpus.captions.bank import PROMPT_KINDS, Bank, Entry, Triplet, is_absence
+
+FEWEST_CAPTIONS = 10
+FEWEST_PROMPTS = 3
+WORDS = range(3, 31)
+UNSAID = ("left", "right", "bilateral", "unilateral", "mild", "moderate", "severe", "massive", "slight", "slightly")
+
+NEGATIONS = re.compile(
+    r"\b(no|nothing|not|non|without|nor|neither|never|absence|absent|lack|lacks|lacking|free of|free from|devoid|negative for"
+    r"|cannot|exclude|excludes|excluded|excluding|other than|rather than|instead of|unlike|unrelated to|rule out)\b"
+)
+DENIED_AFTER = re.compile(
+    r" (free(?! (fluid|air))|negative|((is|are|was|were|can be|has been|have been|could be) )?"
+    r"(not|absent|excluded|ruled out|unlikely|missing|lacking))\b"
+)
+CLAUSE_END = re.compile(r"[.]|\b(but|however|although|though|while|whereas|with|yet)\b")
+
+
+class Named(Protocol):
+    """What the checks need of an entry of the findings vocabulary."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def synonyms(self) -> Sequence[str]: ...
+    @property
+    def parent(self) -> str | None: ...
+    @property
+    def modality(self) -> str | Sequence[str]: ...
+    @property
+    def anatomy(self) -> str | Sequence[str | None] | None: ...
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault of a bank: where, what, and the text it lies in."""
+
+    triplet: Triplet
+    what: str
+    text: str = ""
+
+    def __str__(self) -> str:
+        where = " / ".join(part or "any anatomy" for part in self.triplet)
+        return f"{where}: {self.what}" + (f": {self.text!r}" if self.text else "")
+
+
+def check(bank: Bank, vocabulary: Iterable[Named]) -> list[Problem]:
+    """Every fault of a bank, against the vocabulary of findings."""
+    named = _by_place(vocabulary)
+    owners: dict[tuple[str, str | None, str], str] = {}
+    problems: list[Problem] = []
+    for entry in {id(e): e for e in bank.entries.values()}.values():
+        for modality, anatomy, finding in entry.triplets:
+            near = named.get((modality, anatomy), {})
+            triplet = (modality, anatomy, finding)
+            if finding not in near:
+                problems.append(Problem(triplet, "not in the findings vocabulary"))
+                continue
+            words = Words(entry, near, bank)
+            problems += [Problem(triplet, what, text) for text in texts(entry) for what in words.faults(text)]
+            problems += [Problem(triplet, what, text) for what, text in counts(entry)]
+            for text in texts(entry):
+                owner = owners.setdefault((modality, anatomy, normalised(text)), finding)
+                if owner != finding:
+                    problems.append(Problem(triplet, f"the same text as for {owner}", text))
+    return problems
+
+
+def texts(entry: Entry) -> list[str]:
+    """Every caption and prompt of an entry."""
+    prompts = [text for kind in PROMPT_KINDS for text in getattr(entry.prompts, kind)] if entry.prompts else []
+    return [*entry.captions, *prompts]
+
+
+def counts(entry: Entry) -> Iterator[tuple[str, str]]:
+    """(what, text) for too few captions or prompts, repeated texts and texts of a wrong length."""
+    if len(entry.captions) < FEWEST_CAPTIONS:
+        yield f"{len(entry.captions)} captions, at least {FEWEST_CAPTIONS} are needed", ""
+    for kind in PROMPT_KINDS if entry.prompts else ():
+        if len(getattr(entry.prompts, kind)) < FEWEST_PROMPTS:
+            yield f"fewer than {FEWEST_PROMPTS} {kind} prompts", ""
+    if entry.prompts is None:
+        yield "no prompts", ""
+    seen: set[str] = set()
+    for text in texts(entry):
+        if normalised(text) in seen:
+            yield "said twice", text
+        seen.add(normalised(text))
+        if len(text.split()) not in WORDS:
+            yield f"{len(text.split())} words, not {WORDS.start} to {WORDS.stop - 1}", text
+
+
+class Words:
+    """The names that count for one entry: its own, and those of other findings that it must not claim."""
+
+    def __init__(self, entry: Entry, near: dict[str, Named], bank: Bank) -> None:
+        own = near[entry.finding]
+        self.normal = entry.role == "normal"
+        self.names = _pattern([own.name, *own.synonyms])
+        self.own = _pattern([own.name, *own.synonyms, *entry.signs])
+        above = _ancestors(own, near)
+        self.granted = _pattern([*entry.signs, own.name, *own.synonyms, *(n for a in above for n in _names(near[a]))])
+        others = [n for n in near.values() if n.name not in {own.name, *above} and not _region(n, entry, bank)]
+        self.others = {n.name: _pattern(_claims(n)) for n in others if _claims(n)}
+        self.said = set(normalised(" ".join([own.name, *own.synonyms])).split())
+
+    def faults(self, text: str) -> Iterator[str]:
+        """What is wrong with one text."""
+        flat = normalised(text)
+        if not self.own.search(flat):
+            yield "names neither the finding, nor a synonym, nor a listed sign"
+        if not self.normal and any(_negated(flat, m, reach=3) for m in self.names.finditer(flat)):
+            yield "denies its own finding"
+        if self.normal and re.search(r"\bnot normal\b|\babnormal\b", flat) and not NEGATIONS.search(flat):
+            yield "denies its own finding"
+        granted = [m.span() for m in self.granted.finditer(flat)]
+        for name, pattern in self.others.items():
+            for mention in pattern.finditer(flat):
+                covered = any(start <= mention.start() and mention.end() <= stop for start, stop in granted)
+                if not covered and not _negated(flat, mention):
+                    yield f"claims {name}"
+        for word in UNSAID:
+            if re.search(rf"\b{word}\b", flat) and word not in self.said:
+                yield f"says {word!r}, which the label does not"
+
+
+def normalised(text: str) -> str:
+    """Words in lower case with ends of clauses as full stops: two texts that differ in nothing else are equal."""
+    flat = re.sub(r"(?<=\d)[.](?=\d)", " ", text.casefold().replace("'", ""))
+    flat = re.sub(r"[.;:!?]+", " . ", flat)
+    return " ".join(re.sub(r"[^a-z0-9.]+", " ", flat).split()).rstrip(" .")
+
+
+def _negated(flat: str, mention: re.Match[str], reach: int | None = None) -> bool:
+    """Whether a mention is denied in its clause, by a negation at most `reach` words before it or by what follows."""
+    before = (CLAUSE_END.split(flat[: mention.start()])[-1] or "").split()
+    before = " ".join(before if reach is None else before[-reach - 1 :])
+    return bool(NEGATIONS.search(before) or DENIED_AFTER.match(flat, mention.end()))
+
+
+def _pattern(names: Iterable[str]) -> re.Pattern[str]:
+    longest_first = sorted({normalised(name) for name in names}, key=lambda n: (-len(n), n))
+    return re.compile(r"\b(?:" + "|".join(re.escape(name) for name in longest_first) + r")(?:s|es)?\b")
+
+
+def _claims(other: Named) -> list[str]:
+    """The names by which a text would claim another finding: for an absence only those of several words."""
+    return [name for name in _names(other) if " " in name or not is_absence(other.name)]
+
+
+def _names(entry: Named) -> list[str]:
+    return [entry.name, *entry.synonyms]
+
+
+def _region(other: Named, entry: Entry, bank: Bank) -> bool:
+    found = bank.entry(entry.modality, entry.anatomies[0], other.name)
+    return found is not None and found.role == "region"
+
+
+def _ancestors(own: Named, near: dict[str, Named]) -> list[str]:
+    above: list[str] = []
+    while own.parent and own.parent in near and own.parent not in above:
+        above.append(own.parent)
+        own = near[own.parent]
+    return above
+
+
+def _by_place(vocabulary: Iterable[Named]) -> dict[tuple[str, str | None], dict[str, Named]]:
+    places: dict[tuple[str, str | None], dict[str, Named]] = {}
+    for entry in vocabulary:
+        for modality in _listed(entry.modality):
+            for anatomy in _listed(entry.anatomy):
+                places.setdefault((str(modality), anatomy), {})[entry.name] = entry
+    return places
+
+
+def _listed(value: str | Sequence[str | None] | None) -> Sequence[str | None]:
+    return [value] if value is None or isinstance(value, str) else value
