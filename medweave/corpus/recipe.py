@@ -36,7 +36,7 @@ class SourceRecipe(Section):
     name: str | None = Field(None, description="name of the source; None: what the source itself suggests")
     captions: CaptionShares = Field(CaptionShares(), description="mix of own texts and bank captions in training")
     split: Literal["auto", "hash", "balanced", "owner"] | None = Field(
-        None, description="how this source is split; None: as the corpus says; owner: as its own split column says"
+        None, description="how this source is split; None: as the corpus says"
     )
 
     @field_validator("name")
@@ -71,13 +71,15 @@ class ImageRecipe(Section):
 
 
 class NearRecipe(Section):
-    """When two images count as copies of one picture: first candidates by hash, then correlation of their pixels."""
+    """When two images count as copies of one picture: candidates by perceptual hash, proof by their fine detail."""
 
     search: bool = Field(True, description="look for near-duplicates of this source's images")
-    distance: int = Field(12, ge=0, le=24, description="most differing bits of 64 for a candidate pair")
-    correlation: float = Field(0.95, gt=0, le=1, description="least correlation of two aligned thumbnails")
-    detail: float = Field(
-        0.6, gt=0, le=1, description="least correlation of their fine detail (low frequencies removed)"
+    distance: int = Field(10, ge=0, le=20, description="most differing bits of 63 for a candidate pair")
+    correlation: float = Field(
+        0.6,
+        gt=0,
+        le=1,
+        description="least correlation of fine detail (64 x 64 px, local contrast evened, black left out)",
     )
 
 
@@ -86,7 +88,12 @@ class GroupsRecipe(Section):
 
     near: NearRecipe = Field(NearRecipe(), description="near-duplicate search over all sources")
     sources: dict[str, NearRecipe] = Field({}, description="other thresholds for single sources, by name")
-    largest_share: float = Field(0.05, gt=0, le=1, description="a larger group, as a share of its source, is an error")
+    largest_share: float = Field(
+        0.05,
+        gt=0,
+        le=1,
+        description="a group that near-duplicates make larger than this share of its source is an error",
+    )
     largest_images: int = Field(8, ge=1, description="groups of up to so many images are never too large")
 
 
@@ -96,7 +103,8 @@ class SplitRecipe(Section):
     kind: Literal["auto", "hash", "balanced", "owner"] = Field(
         "auto",
         description="hash: by a hash of the group (for large sources); balanced: dealt to fill each class's quota (for "
-        "small ones); auto: balanced up to 20,000 images a source, hash above; owner: the source's own split column",
+        "small ones); auto: balanced up to 20,000 images a source, hash above; owner: all by the source's own split column. A split "
+        "column that the recipe names is kept in any case; what it leaves empty is dealt",
     )
     train: float = Field(0.8, ge=0, le=1, description="share of train")
     validation: float = Field(0.1, ge=0, le=1, description="share of validation")

@@ -49,7 +49,8 @@ class Sample:
     """One pair as a source describes it, without its pixels.
 
     id: source + "/" + the owner's own name. place: how the source finds the pixels again.
-    findings: canonical name -> State; a name that is not a key is unknown. split: the owner's, if the recipe asks for it.
+    findings: name -> State; a name that is not a key is unknown (the plan makes owners' names canonical).
+    patient: unique in patient_scope, or in the source if that is None. split: the owner's, if the recipe asks for it.
     """
 
     id: str
@@ -65,3 +66,4 @@ class Sample:
     licence: str | None = None
     licence_class: str = "unknown"
     extra: Mapping[str, Any] = field(default_factory=dict)
+    patient_scope: str | None = None

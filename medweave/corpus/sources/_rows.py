@@ -1,0 +1,105 @@
+"""Rows of a manifest: CSV, TSV or Parquet, or the images of a folder as if it had one. Streaming: memory stays flat."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medweave.errors import RequestError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".dcm", ".dicom")
+TREE_COLUMNS = ("path", "folder")
+
+
+def columns_of(manifest: Path | None) -> list[str]:
+    """The columns of a manifest; of a folder without one if it is None. Raises RequestError when it cannot be read."""
+    if manifest is None:
+        return list(TREE_COLUMNS)
+    if not manifest.is_file():
+        raise RequestError("no such manifest", where=manifest)
+    return _parquet(manifest).schema_arrow.names if manifest.suffix == ".parquet" else _header(manifest)
+
+
+def rows_of(manifest: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, row) of a manifest; the first row after the header is number 1."""
+    rows = _parquet_rows(manifest) if manifest.suffix == ".parquet" else _csv_rows(manifest)
+    yield from enumerate(rows, 1)
+
+
+def rows_of_tree(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, {path, folder}) of every image below a folder, by path. Hidden files and folders are left out."""
+    number = 0
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(parent, name)
+            if not name.startswith(".") and (path.suffix.lower() in SUFFIXES or is_dicom(path)):
+                number += 1
+                place = PurePosixPath(path.relative_to(folder))
+                yield number, {"path": str(place), "folder": place.parent.name}
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its suffix, or has none and begins like one."""
+    if path.suffix:
+        return path.suffix.lower() in (".dcm", ".dicom")
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _header(manifest: Path) -> list[str]:
+    with manifest.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            columns = next(csv.reader(file, delimiter=_delimiter(manifest)), [])
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise RequestError(f"not a CSV file: {error}", where=manifest) from None
+    if len(set(columns)) < len(columns):
+        twice = sorted({c for c in columns if columns.count(c) > 1})
+        raise RequestError(f"columns named twice: {', '.join(twice)}", where=manifest)
+    return columns
+
+
+def _delimiter(manifest: Path) -> str:
+    """Tab in a .tsv; else the more frequent of comma and semicolon in the first line."""
+    if manifest.suffix == ".tsv":
+        return "\t"
+    with manifest.open(encoding="utf-8-sig", errors="replace") as file:
+        line = file.readline()
+    return ";" if line.count(";") > line.count(",") else ","
+
+
+def _csv_rows(manifest: Path) -> Iterator[dict[str, Any]]:
+    columns, delimiter = _header(manifest), _delimiter(manifest)
+    csv.field_size_limit(2**31 - 1)
+    with manifest.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter)
+        next(reader, None)
+        try:
+            for values in reader:
+                if values and len(values) != len(columns):
+                    raise csv.Error(f"line {reader.line_num} has {len(values)} values, the header {len(columns)}")
+                if values:
+                    yield dict(zip(columns, values, strict=True))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise RequestError(f"not a CSV file: {error}", where=manifest) from None
+
+
+def _parquet(manifest: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(manifest)
+    except (pa.ArrowException, OSError) as error:
+        raise RequestError(f"not a Parquet file: {error}", where=manifest) from None
+
+
+def _parquet_rows(manifest: Path) -> Iterator[dict[str, Any]]:
+    for batch in _parquet(manifest).iter_batches(batch_size=4096):
+        yield from batch.to_pylist()
