@@ -1,0 +1,60 @@
+"""Plain encoders to be compared with: what can be told without looking at shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from medweave.errors import UserError
+from medweave.files import hash_of
+
+BINS = 32
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """Pixels as they are stored."""
+
+    hash: str = hash_of("pixels as stored")
+
+
+@dataclass(frozen=True)
+class _NoHead:
+    """There is nothing to scale."""
+
+    scale: float = 1.0
+    bias: float = 0.0
+    kind: str = "softmax"
+
+
+class Histogram:
+    """An image's features are the shares of its grey levels in 32 equal bins; it has no texts."""
+
+    name = "histogram-32"
+    dim = BINS
+    weights_hash = hash_of([name, BINS])
+    facts: dict[str, Any] = {}  # noqa: RUF012
+    preprocess = _Pixels()
+    head = _NoHead()
+
+    def image_features(self, images: Iterable[np.ndarray], batch: int = 64) -> np.ndarray:
+        """[n, 32] float32, each row sums to 1. images: uint8 [h, w] or [h, w, 3]."""
+        return np.stack([_shares(image) for image in images])
+
+    def embed_images(self, images: Iterable[np.ndarray], batch: int = 64) -> np.ndarray:
+        """[n, 32] float32 unit rows."""
+        rows = self.image_features(images, batch)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def embed_texts(self, texts: Iterable[str]) -> np.ndarray:
+        """A histogram has no text side. Raises UserError."""
+        raise UserError("a histogram cannot embed texts", todo="use it with probes only")
+
+
+def _shares(image: np.ndarray) -> np.ndarray:
+    grey = image if image.ndim == 2 else image.mean(2)
+    counts, _ = np.histogram(grey, bins=BINS, range=(0, 256))
+    return (counts / grey.size).astype(np.float32)

@@ -1,0 +1,243 @@
+"""The report of one model on one corpus: what it can do, how sure that is, on what data, and what was left out.
+
+Reads a folder of results, the corpus and, where there is one, the run's log; writes one HTML page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medweave.corpus.images import decode
+from medweave.corpus.store import Corpus
+from medweave.evaluation.predictions import Predictions, probabilities
+from medweave.evaluation.results import Result, Results
+from medweave.evaluation.scoring import CALIBRATED
+from medweave.reports import charts
+from medweave.reports.page import picture, write_page
+from medweave.seeds import generator
+
+TITLES = {"zero_shot": "prompted", "probe": "linear probe"}
+METRICS = {"balanced_accuracy": "balanced accuracy", "macro_auroc": "macro AUROC", "macro_ap": "mean average precision"}
+SHOTS = 24
+LONGEST_MATRIX = 12
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One test image with what the model said of it."""
+
+    picture: str
+    source: str
+    truth: str
+    guess: str
+    share: float
+    right: bool
+
+
+def write_report(
+    path: Path,
+    results: Results,
+    corpus: Corpus,
+    *,
+    title: str,
+    about: str,
+    run: Path | None = None,
+    baseline: Results | None = None,
+) -> Path:
+    """Write the page to `path` and return it. baseline: results of a plainer model on the same images, shown beside."""
+    return write_page(
+        path,
+        "run.html",
+        title=title,
+        about=about,
+        cards=cards(results, corpus),
+        overview=overview(results),
+        modalities=by_modality(results),
+        rows=[row(result, baseline) for result in results.results],
+        with_baseline=baseline is not None,
+        details=[detail(results, result) for result in results.results if result["task"] == "zero_shot"],
+        curves=training_curves(run / "log.jsonl") if run else [],
+        shots=shots(results, corpus),
+        facts=corpus.facts,
+        sources=source_table(corpus.facts),
+        skipped=skipped(corpus.path),
+        failed=results.failed,
+        not_scored=results.skipped,
+        model=results.model,
+    )
+
+
+def cards(results: Results, corpus: Corpus) -> list[tuple[str, str]]:
+    """The few numbers at the top: (value, what it is)."""
+    found = [(f"{len(corpus):,}", "images in the corpus"), (str(len(corpus.facts["sources"])), "sources")]
+    for family, summary in results.summary.items():
+        task = next(r["task"] for r in results.results if r["family"] == family)
+        for metric, value in summary["all"].items():
+            if metric in METRICS:
+                found.append(
+                    (
+                        f"{value['value']:.3f}",
+                        f"{TITLES.get(task, task)}: {METRICS[metric]}, mean of {value['sets']} sets",
+                    )
+                )
+    return found
+
+
+def overview(results: Results) -> str:
+    """Every set with its interval, one series a task; the tick is what guessing gives."""
+    bars = [_bar(result, result["source"], TITLES.get(result["task"], result["task"])) for result in results.results]
+    return charts.intervals(bars, "balanced accuracy (mean average precision where several findings may be present)")
+
+
+def by_modality(results: Results) -> str:
+    """Mean AUROC of each modality's sets, one series a task."""
+    bars = []
+    for family, summary in results.summary.items():
+        task = next(r["task"] for r in results.results if r["family"] == family)
+        for name, metrics in summary.items():
+            if name not in ("all", "without confounded") and "macro_auroc" in metrics:
+                value = metrics["macro_auroc"]
+                bars.append(charts.Bar(name, value["value"], value["low"], value["high"], 0.5, TITLES.get(task, task)))
+    return charts.intervals(bars, "macro AUROC") if bars else ""
+
+
+def row(result: Result, baseline: Results | None) -> dict[str, Any]:
+    """One line of the table of sets."""
+    second = _second(result)
+    same = [b for b in baseline.results if b["source"] == result["source"]] if baseline else []
+    return {
+        "result": result,
+        "task": TITLES.get(result["task"], result["task"]),
+        "second": result["metrics"][second],
+        "second_name": METRICS[second],
+        "chance": result["chance"][second],
+        "baseline": same[0]["metrics"][_second(same[0])] if same else None,
+    }
+
+
+def detail(results: Results, result: Result) -> dict[str, Any]:
+    """Confusion and reliability of one set."""
+    predictions = results.predictions(result)
+    return {
+        "result": result,
+        "matrix": None if predictions.multi else confusion(predictions),
+        "reliability": None if predictions.multi else reliability(predictions),
+        "spread": {title: value[_second(result)] for title, value in result["spread"].items()},
+    }
+
+
+def confusion(predictions: Predictions) -> dict[str, Any] | None:
+    """Shares of each true class (rows) named as each class (columns); None for more classes than a page can hold."""
+    size = len(predictions.classes)
+    if size > LONGEST_MATRIX:
+        return None
+    truth, guess = predictions.truth.argmax(1), predictions.scores[predictions.answer].argmax(1)
+    counts = np.zeros((size, size), int)
+    np.add.at(counts, (truth, guess), 1)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    cells = [
+        [(int(counts[r, c]), _shade(shares[r, c], r == c), shares[r, c] > 0.55) for c in range(size)]
+        for r in range(size)
+    ]
+    return {"classes": predictions.classes, "cells": cells}
+
+
+def reliability(predictions: Predictions) -> str:
+    """Stated probability of the named class against how often it was right, before and after calibration."""
+    names = {"as the model says": predictions.answer}
+    if CALIBRATED in predictions.scores:
+        names["calibrated on validation"] = CALIBRATED
+    truth = predictions.truth.argmax(1)
+    points = {}
+    for title, name in names.items():
+        shares = probabilities(predictions.scores[name], False)
+        points[title] = charts.reliability_points(shares.max(1), (shares.argmax(1) == truth).astype(float))
+    return charts.reliability(points)
+
+
+def training_curves(log: Path) -> list[str]:
+    """Loss, validation scores and learning rate over the images seen, as charts."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    groups = [
+        ({"loss": "training loss"}, "loss"),
+        ({"macro_auroc": "macro AUROC", "balanced_accuracy": "balanced accuracy"}, "on validation"),
+    ]
+    drawn = []
+    for names, label in groups:
+        series = {title: _series(lines, key) for key, title in names.items()}
+        series = {title: points for title, points in series.items() if points[0]}
+        if series:
+            drawn.append(charts.curves(series, "images seen", label))
+    return drawn
+
+
+def shots(results: Results, corpus: Corpus) -> list[Shot]:
+    """Test images drawn by a fixed seed, the sources taking turns, each with the prompted answer."""
+    asked = [r for r in results.results if r["task"] == "zero_shot" and not r["multi_label"]]
+    if not asked:
+        return []
+    number_of = {name: i for i, name in enumerate(corpus.index(["id"])["id"].to_pylist())}
+    each = max(1, SHOTS // len(asked))
+    return [shot for result in asked for shot in _shots_of(results, result, corpus, number_of, each)][:SHOTS]
+
+
+def source_table(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One line a source of the corpus."""
+    return [{"name": name, **counts} for name, counts in facts["sources"].items()]
+
+
+def skipped(corpus: Path) -> list[tuple[str, int]]:
+    """Why items were left out of the corpus, with counts, most frequent first."""
+    import pyarrow.parquet as pq
+
+    path = corpus / "skipped.parquet"
+    if not path.exists():
+        return []
+    reasons = pq.read_table(path)["reason"].to_pylist()
+    return sorted(((r, reasons.count(r)) for r in set(reasons)), key=lambda pair: (-pair[1], pair[0]))
+
+
+def _shots_of(
+    results: Results, result: Result, corpus: Corpus, number_of: Mapping[str, int], count: int
+) -> Sequence[Shot]:
+    predictions = results.predictions(result)
+    name = CALIBRATED if CALIBRATED in predictions.scores else predictions.answer
+    shares = probabilities(predictions.scores[name], False)
+    chosen = generator("report", result["source"]).permutation(len(predictions.ids))[:count]
+    return [
+        Shot(
+            picture=picture(decode(corpus.read(number_of[predictions.ids[i]]))),
+            source=result["source"],
+            truth=predictions.classes[int(predictions.truth[i].argmax())],
+            guess=predictions.classes[int(shares[i].argmax())],
+            share=float(shares[i].max()),
+            right=bool(predictions.truth[i].argmax() == shares[i].argmax()),
+        )
+        for i in chosen
+    ]
+
+
+def _second(result: Result) -> str:
+    return "macro_ap" if result["multi_label"] else "balanced_accuracy"
+
+
+def _bar(result: Result, name: str, series: str) -> charts.Bar:
+    metric = _second(result)
+    value = result["metrics"][metric]
+    return charts.Bar(name, value["value"] or 0.0, value["low"], value["high"], result["chance"][metric], series)
+
+
+def _series(lines: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    kept = [line for line in lines if isinstance(line.get(key), int | float)]
+    return [line["images"] for line in kept], [line[key] for line in kept]
+
+
+def _shade(share: float, diagonal: bool) -> str:
+    colour = "15,118,110" if diagonal else "185,28,28"
+    return f"rgba({colour},{share:.2f})"
