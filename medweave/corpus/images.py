@@ -58,18 +58,20 @@ def prepare(data: bytes | np.ndarray, limits: LimitsRecipe, recipe: ImageRecipe)
             raise _damaged(error) from None
 
 
-def decode(data: bytes, at_least: int | None = None) -> np.ndarray:
+def decode(data: bytes, at_least: int | None = None, *, grey: bool = False) -> np.ndarray:
     """A stored JPEG or PNG as RGB pixels, uint8 [h,w,3].
 
     at_least: a JPEG may come out smaller by DCT scaling (much faster), its shorter side never below this many pixels.
-    Raises BadImage when the data are damaged.
+    grey: a picture stored in grey comes out as [h,w]. Raises BadImage when the data are damaged.
     """
     try:
         if simplejpeg.is_jpeg(data):
-            side = at_least or 0
-            return simplejpeg.decode_jpeg(data, min_height=side, min_width=side, min_factor=2 if at_least else 1)
+            colours = "GRAY" if grey and simplejpeg.decode_jpeg_header(data)[2] == "Gray" else "RGB"
+            side, factor = (at_least, 2) if at_least else (0, 1)
+            pixels = simplejpeg.decode_jpeg(data, colours, min_height=side, min_width=side, min_factor=factor)
+            return pixels[..., 0] if colours == "GRAY" else pixels
         with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
-            return np.asarray(picture.convert("RGB"))
+            return np.array(picture.convert("L" if grey and picture.mode == "L" else "RGB"))
     except Exception as error:  # a damaged file can raise anything inside a decoder
         raise _damaged(error) from None
 
