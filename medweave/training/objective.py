@@ -1,0 +1,54 @@
+"""What every objective is given and gives back.
+
+An objective sees the whole global batch on every process, so its value is the same everywhere; lower is better.
+B samples of the global batch, D width of the joint space.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from medweave.training.positives import LabelSet
+from medweave.training.recipe import OBJECTIVES, ObjectiveRecipe
+
+Losses = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The student's view of a batch: image, text [B, D] float32 unit rows; scale and bias, scalars of its head."""
+
+    image: Tensor
+    text: Tensor
+    scale: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is known of the samples of a batch. numbers: [B] int64. labels: [B], None where nothing is known."""
+
+    numbers: Tensor
+    labels: Sequence[LabelSet | None]
+
+
+class Objective(nn.Module):
+    """One loss. Its own parameters, if it has any, are trained with the model."""
+
+    def forward(self, student: Embeddings, batch: Batch) -> Losses:
+        """Named scalars, already weighted; their sum is trained."""
+        raise NotImplementedError
+
+
+def build(recipe: ObjectiveRecipe) -> Objective:
+    """The objective that a recipe names: class `Affinity` of `objectives/affinity.py`."""
+    module = importlib.import_module(f"{OBJECTIVES}.{recipe.kind}")
+    objective: Objective = getattr(module, recipe.kind.title())(recipe)
+    return objective
+
+
+__all__ = ["Batch", "Embeddings", "Losses", "Objective", "ObjectiveRecipe", "build"]

@@ -1,0 +1,162 @@
+"""The one recipe of build, train and evaluate, and its `train:` section. Imports no torch.
+
+An objective is one file in `medweave/training/objectives/`: `affinity.py` holds `AffinityRecipe` and `Affinity`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+
+from medweave.corpus.augment import AugmentRecipe
+from medweave.corpus.recipe import CaptionShares, CorpusRecipe
+from medweave.errors import RequestError
+from medweave.evaluation.recipe import EvaluateRecipe, Part
+from medweave.models.recipe import ModelRecipe
+from medweave.recipe import Section, by_kind, load_recipe
+
+OBJECTIVES = "medweave.training.objectives"
+METRICS = ("macro_auroc", "balanced_accuracy")
+
+
+class ObjectiveRecipe(Section):
+    """What every objective has; each kind adds its own fields."""
+
+    kind: str = Field(description="the file of medweave/training/objectives with this loss")
+    weight: float = Field(1.0, gt=0, description="factor of this loss in the sum")
+
+
+def _objective(value: Any) -> Any:
+    kind = value.get("kind", "") if isinstance(value, dict) else ""
+    return by_kind(OBJECTIVES, f"{str(kind).title()}Recipe")(value)
+
+
+class MixRecipe(Section):
+    """How much of each batch comes from each stratum of the training data."""
+
+    by: Literal["source", "modality"] = Field("source", description="what a stratum is")
+    alpha: float = Field(
+        0.5, ge=0, le=1, description="a stratum of n samples has weight n^alpha: 1 natural mix, 0 equal shares"
+    )
+    weights: dict[str, float] | None = Field(
+        None, description="weights by name instead of alpha, one for every stratum; 0 leaves it out"
+    )
+
+
+class CaptionsRecipe(Section):
+    """What text a sample is trained with: drawn anew at each visit, the same for the same seed, step and sample."""
+
+    sources: dict[str, CaptionShares] = Field(
+        {}, description="own texts against bank captions of single sources; the others as the corpus says"
+    )
+    banks: list[Path] | None = Field(
+        None, description="caption bank files; None: the corpus's own; [] generic sentences only"
+    )
+    most: int | None = Field(None, ge=1, description="only the first so many captions of a finding; None: all")
+
+
+class OptimiserRecipe(Section):
+    """AdamW with warm-up and cosine to zero."""
+
+    lr: float = Field(5e-4, gt=0, description="peak learning rate of whatever has none of its own")
+    image_lr: float | None = Field(None, ge=0, description="peak learning rate of the image tower; None: lr")
+    text_lr: float | None = Field(None, ge=0, description="peak learning rate of the text tower; None: lr")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="factor of the learning rate from each block of a tower to the one below it"
+    )
+    weight_decay: float = Field(0.2, ge=0, description="of all but 1-D parameters, biases, norms and the logit scale")
+    betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's running averages")
+    eps: float = Field(1e-6, gt=0, description="AdamW's epsilon")
+    warmup: float = Field(0.05, ge=0, description="steps of linear warm-up, or below 1 the share of all steps")
+    clip: float | None = Field(1.0, gt=0, description="largest norm of the whole gradient; None: no clipping")
+
+
+class ValidateRecipe(Section):
+    """Prompted classification of the validation part while training goes on."""
+
+    every: int | None = Field(None, ge=1, description="steps between two validations; None: ten times a run")
+    images: int = Field(2000, ge=1, description="most images, taken evenly from all sources")
+    metric: Literal["macro_auroc", "balanced_accuracy"] = Field("macro_auroc", description="what `best` means")
+
+
+class TrainRecipe(Section):
+    """One training run: data, budget, optimiser, objectives, what is kept."""
+
+    run: Path = Field(description="folder of the run")
+    corpus: Path | None = Field(None, description="folder of the corpus; None: the one the recipe builds")
+    data: Part = Field(Part(), description="which samples are for training and validation")
+    leave_out: list[str] = Field([], description="sources that are not trained on (to test on sets never seen)")
+    mix: MixRecipe = Field(MixRecipe(), description="shares of sources or modalities in a batch")
+    captions: CaptionsRecipe = Field(CaptionsRecipe(), description="texts of the samples")
+    augment: AugmentRecipe | None = Field(AugmentRecipe(), description="random changes of images; None: none")
+    objectives: list[Annotated[SerializeAsAny[ObjectiveRecipe], BeforeValidator(_objective)]] = Field(
+        [{"kind": "contrastive"}],  # type: ignore[list-item]
+        min_length=1,
+        description="the losses, summed",
+    )
+    steps: int | None = Field(None, ge=1, description="budget in optimiser steps; or give images")
+    images: int | None = Field(None, ge=1, description="budget in images seen; or give steps")
+    batch: int = Field(256, ge=2, description="samples of a step over all processes: all are each other's negatives")
+    accumulate: int = Field(
+        1, ge=1, description="micro-batches a process embeds one after the other; the loss still sees the whole batch"
+    )
+    optimiser: OptimiserRecipe = Field(OptimiserRecipe(), description="AdamW")
+    norm: Literal["batch", "frozen"] = Field(
+        "batch", description="batch norm: statistics of the batch, or kept; kept with several processes or accumulation"
+    )
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay of the averaged weights that are validated and kept; None: no average"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on CUDA, fp32 on the CPU")
+    compile: bool = Field(False, description="torch.compile the towers (slow first step)")
+    workers: int = Field(1, ge=0, description="loader processes; 0: in the training process")
+    validation: ValidateRecipe = Field(ValidateRecipe(), description="validation while training")
+    keep: Literal["best", "last"] = Field("best", description="which weights become the model")
+    checkpoint: int | None = Field(None, ge=1, description="steps between checkpoints; None: ten times a run")
+    log: int = Field(10, ge=1, description="steps between lines of the log")
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainRecipe:
+        if (self.steps is None) == (self.images is None):
+            raise ValueError("give the budget as steps or as images: one of the two")
+        if self.batch % self.accumulate:
+            raise ValueError(f"accumulate {self.accumulate} does not divide batch {self.batch}")
+        if len({o.kind for o in self.objectives}) < len(self.objectives):
+            raise ValueError("an objective is named twice")
+        return self
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the run."""
+        return self.steps if self.steps is not None else -(-(self.images or 0) // self.batch)
+
+    def every(self, interval: int | None) -> int:
+        """An interval in steps; where none is given, a tenth of the run."""
+        return interval or max(1, -(-self.total_steps // 10))
+
+
+class Recipe(Section):
+    """Everything of one experiment. A command reads the sections that it needs."""
+
+    name: str = Field("medweave", description="name of the experiment, and of its model")
+    seed: int = Field(0, ge=0, description="seed of training: order, captions, augmentation, initial weights")
+    corpus: CorpusRecipe | None = Field(None, description="what `build` makes")
+    model: ModelRecipe | None = Field(None, description="what is trained")
+    train: TrainRecipe | None = Field(None, description="how it is trained")
+    evaluate: EvaluateRecipe | None = Field(None, description="how it is tested")
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a YAML file. Raises RequestError listing every mistake."""
+    return load_recipe(path, Recipe, overrides)
+
+
+def section(recipe: Recipe, name: Literal["corpus", "model", "train", "evaluate"], where: Path | str = "recipe") -> Any:
+    """One section of a recipe. Raises RequestError when the recipe has none."""
+    found = getattr(recipe, name)
+    if found is None:
+        raise RequestError(f"the recipe has no section `{name}:`", where=where)
+    return found
