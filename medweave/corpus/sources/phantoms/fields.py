@@ -17,6 +17,7 @@ from scipy import fft, ndimage
 
 Field = np.ndarray
 Point = tuple[float, float]
+QUANTILES = (0.02, 0.15, 0.35, 0.65, 0.85, 0.98)
 
 
 class Phantom(NamedTuple):
@@ -123,13 +124,13 @@ def strokes(size: int, lines: Iterable[Stroke], oversample: int = 2) -> Field:
     return _reduced(canvas, oversample)
 
 
-def polygons(size: int, shapes: Iterable[tuple[np.ndarray, float]], oversample: int = 2) -> Field:
-    """Filled outlines ([n, 2] points y, x; value in 0..1), drawn over one another."""
-    scale = size * oversample / 2
+def polygons(size: int, outlines: np.ndarray, values: Iterable[float], oversample: int = 2) -> Field:
+    """Filled outlines [m, n, 2] (points y, x) of values 0..1, drawn over one another."""
     canvas = Image.new("L", (size * oversample,) * 2)
     pen = ImageDraw.Draw(canvas)
-    for points, value in shapes:
-        pen.polygon([(x, y) for y, x in ((points + 1) * scale - 0.5).tolist()], fill=round(255 * value))
+    points = ((outlines[:, :, ::-1] + 1) * (size * oversample / 2) - 0.5).reshape(len(outlines), -1).tolist()
+    for outline, value in zip(points, values, strict=True):
+        pen.polygon(outline, fill=round(255 * value))
     return _reduced(canvas, oversample)
 
 
@@ -169,38 +170,38 @@ def wander(
 
 
 def tone(
-    rng: np.random.Generator,
-    image: Field,
-    levels: Sequence[float],
-    spread: float = 0.2,
-    at: Sequence[float] = (0.02, 0.15, 0.35, 0.65, 0.85, 0.98),
-    over: np.ndarray | None = None,
+    rng: np.random.Generator, image: Field, levels: Sequence[float], spread: float = 0.2, over: np.ndarray | None = None
 ) -> Field:
-    """The image as somebody displays it: its quantiles `at` go to `levels`, with random black, white, gamma and curve.
+    """The image as somebody displays it: its quantiles QUANTILES go to `levels`, with random black, white and curve.
 
-    over: the region whose quantiles count. How bright an image is, and how its grey values are distributed, then says
-    next to nothing about what it shows.
+    spread: how much is random; over: the region whose quantiles count. How bright an image is, and how its values are
+    distributed, then says next to nothing about what it shows.
     """
-    values = image if over is None else image[over]
-    known = np.quantile(values, at)
-    known = np.maximum.accumulate(known + np.arange(len(known)) * 1e-9)
-    target = np.asarray(levels, dtype=np.float64) ** np.exp(rng.normal(0, 1.5 * spread))
-    climb = np.cumsum(np.diff(target) * np.exp(rng.normal(0, spread, len(target) - 1))) / (target[-1] - target[0])
-    low, high = rng.uniform(0, 0.5 * spread), rng.uniform(1 - 1.2 * spread, 1.02)
-    return _interpolated(image, known, np.concatenate([[low], low + (high - low) * climb / climb[-1]]))
+    target = np.asarray(levels) ** np.exp(rng.normal(0, 1.5 * spread))
+    steps = np.diff(target) * np.exp(rng.normal(0, spread, len(target) - 1))
+    climb = np.concatenate([[0], np.cumsum(steps)]) / steps.sum()
+    low, high = rng.uniform(0, 0.5 * spread), rng.uniform(1 - 1.2 * spread, 1)
+    target = low + (high - low) * (target[0] + climb * (target[-1] - target[0]))
+    known = np.quantile(image if over is None else image[over], QUANTILES) + 1e-9 * np.arange(len(QUANTILES))
+    slopes = np.diff(target)[[0, -1]] / np.maximum(np.diff(known)[[0, -1]], 1e-6)
+    beyond = np.minimum(image - known[0], 0) * slopes[0] + np.maximum(image - known[-1], 0) * slopes[1]
+    return np.interp(image, known, target) + beyond
+
+
+def colour_tone(
+    rng: np.random.Generator, image: np.ndarray, levels: Sequence[float], spread: float = 0.2, over: np.ndarray | None = None
+) -> np.ndarray:
+    """The same of a colour image [s, s, 3], values 0..1: lightness is set as `tone` does, with a random tint."""
+    image = np.clip(image, 0.004, 0.996)
+    light = (0.3 * image[..., 0] + 0.59 * image[..., 1]) + 0.11 * image[..., 2]
+    power = np.log(np.clip(tone(rng, light, levels, spread, over), 0.01, 0.99)) / np.log(light)
+    tint = np.exp(rng.normal(0, 0.5 * spread, 3))
+    return np.exp(np.log(image) * power[..., None] * tint)
 
 
 def pixels(image: Field) -> np.ndarray:
     """Values 0..1 as uint8."""
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
-
-
-def _interpolated(image: Field, known: np.ndarray, target: np.ndarray) -> Field:
-    """Piecewise linear, going on with the end slopes."""
-    first, last = known[0], known[-1]
-    low = (target[1] - target[0]) / max(known[1] - first, 1e-6)
-    high = (target[-1] - target[-2]) / max(last - known[-2], 1e-6)
-    return np.interp(image, known, target) + np.minimum(image - first, 0) * low + np.maximum(image - last, 0) * high
 
 
 def _unit(noise: Field, spectrum: Field) -> Field:
