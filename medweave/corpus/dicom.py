@@ -9,9 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,7 +18,7 @@ import pydicom
 from pydicom.encaps import get_frame
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, pixel_array
 
-from medweave.corpus.limits import BadImage, check_shape, frame_index, to_8_bit
+from medweave.corpus.limits import BadImage, check_shape, frame_index, one_reason, to_8_bit
 from medweave.corpus.recipe import LimitsRecipe
 
 MODALITIES = {
@@ -41,6 +38,7 @@ MODALITIES = {
     "DMS": "dermoscopy",
     "ES": "endoscopy",
 }
+DAMAGED = "a damaged or unsupported DICOM file", "export it again, uncompressed"
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 FIRST_TAGS = (b"\x08\x00\x00\x00", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00")
 TAGS = ["Modality", "BodyPartExamined", "PatientID", "StudyInstanceUID", "NumberOfFrames"]
@@ -69,7 +67,7 @@ def facts(path: Path, salt: str) -> Facts:
     """
     with path.open("rb") as file:
         _check_readable(file.read(4096))
-    with _one_reason():
+    with one_reason(*DAMAGED):
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
         return Facts(
             modality=MODALITIES.get(str(header.get("Modality", "")).strip().upper(), "other"),
@@ -92,7 +90,7 @@ def pixels(
     Raises BadImage when it has no pixels, is beyond the limits (seen from the header) or does not decode.
     """
     _check_readable(data)
-    with _one_reason():
+    with one_reason(*DAMAGED):
         dataset = pydicom.dcmread(io.BytesIO(data))
         if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
             kind = str(dataset.get("Modality", "unknown"))
@@ -112,20 +110,6 @@ def _check_readable(start: bytes) -> None:
         raise BadImage("a DICOM data set without its file header", "export it again as a DICOM file (part 10)")
     if DEFLATED in start[:4096]:
         raise BadImage("a deflated DICOM file, whose size cannot be limited", "save it as explicit VR little endian")
-
-
-@contextmanager
-def _one_reason() -> Iterator[None]:
-    """Whatever a damaged file raises inside pydicom leaves as one BadImage; its warnings stay inside."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except BadImage:
-        raise
-    except Exception as error:  # a damaged file can raise anything inside pydicom
-        words = " ".join(str(error).split())[:120] or type(error).__name__
-        raise BadImage(f"a damaged or unsupported DICOM file ({words})", "export it again, uncompressed") from None
 
 
 def _check_compressed(dataset: pydicom.Dataset, index: int, frames: int) -> None:

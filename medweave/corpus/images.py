@@ -14,14 +14,15 @@ import simplejpeg
 from PIL import Image, ImageFile, ImageOps
 
 from medweave.corpus import dicom
-from medweave.corpus.limits import BadImage, check_bytes, check_shape, frame_index, to_8_bit
+from medweave.corpus.limits import BadImage, check_bytes, check_shape, frame_index, in_short, one_reason, to_8_bit
 from medweave.corpus.recipe import ImageRecipe, LimitsRecipe
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
 ORIENTATION = 0x0112
 WHITE_IS_ZERO = 262, 0
 SCANS = 100
-HARMLESS = ("extraneous bytes", "Invalid SOS parameters")
+DAMAGED = "truncated or damaged", "fetch or export it again"
+DAMAGE = ("Corrupt JPEG", "Premature end", "bad Huffman")
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,11 @@ def prepare(data: bytes | np.ndarray, limits: LimitsRecipe, recipe: ImageRecipe)
     check_bytes(len(data), limits)
     if dicom.is_dicom(data):
         return _encoded(dicom.pixels(data, limits, recipe.frame, recipe.window), recipe)
-    with _opened(data) as picture:
-        try:
-            check_shape(*picture.size, limits, getattr(picture, "n_frames", 1))
-            if _can_stay(picture, data, recipe):
-                return Picture(data, "jpg", *picture.size)
-            return _encoded(_pixels(picture, limits, recipe), recipe)
-        except BadImage:
-            raise
-        except Exception as error:  # a damaged file can raise anything inside a decoder
-            raise _damaged(error) from None
+    with one_reason(*DAMAGED), _opened(data) as picture:
+        check_shape(*picture.size, limits, getattr(picture, "n_frames", 1))
+        if _can_stay(picture, data, recipe):
+            return Picture(data, "jpg", *picture.size)
+        return _encoded(_pixels(picture, limits, recipe), recipe)
 
 
 def decode(data: bytes, at_least: int | None = None, *, grey: bool = False) -> np.ndarray:
@@ -73,7 +69,7 @@ def decode(data: bytes, at_least: int | None = None, *, grey: bool = False) -> n
         with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
             return np.array(picture.convert("L" if grey and picture.mode == "L" else "RGB"))
     except Exception as error:  # a damaged file can raise anything inside a decoder
-        raise _damaged(error) from None
+        raise BadImage(f"{DAMAGED[0]} ({in_short(error)})", DAMAGED[1]) from None
 
 
 def _checked(array: np.ndarray, limits: LimitsRecipe) -> np.ndarray:
@@ -113,10 +109,8 @@ def _decodes_cleanly(data: bytes) -> bool:
     try:
         simplejpeg.decode_jpeg(data)
     except ValueError as error:
-        if any(words in str(error) for words in ("Corrupt JPEG", "Premature end", "bad Huffman")) and not any(
-            words in str(error) for words in HARMLESS
-        ):
-            raise _damaged(error) from None
+        if any(words in str(error) for words in DAMAGE):
+            raise BadImage(f"{DAMAGED[0]} ({in_short(error)})", DAMAGED[1]) from None
         return False
     return True
 
@@ -172,8 +166,3 @@ def _encoded(array: np.ndarray, recipe: ImageRecipe) -> Picture:
     else:
         picture.save(file, "JPEG", quality=recipe.quality, subsampling=0)
     return Picture(file.getvalue(), recipe.format, *picture.size)
-
-
-def _damaged(error: Exception) -> BadImage:
-    words = " ".join(str(error).split())[:120] or type(error).__name__
-    return BadImage(f"truncated or damaged ({words})", "fetch or export it again")

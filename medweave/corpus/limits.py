@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -15,6 +18,24 @@ class BadImage(Exception):
     def __init__(self, reason: str, remedy: str) -> None:
         self.reason, self.remedy = reason, remedy
         super().__init__(f"{reason}: {remedy}")
+
+
+@contextmanager
+def one_reason(what: str, remedy: str) -> Iterator[None]:
+    """Whatever a damaged file raises inside somebody's parser leaves as one BadImage; its warnings stay inside."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except BadImage:
+        raise
+    except Exception as error:  # parsers of damaged files raise anything
+        raise BadImage(f"{what} ({in_short(error)})", remedy) from None
+
+
+def in_short(error: Exception) -> str:
+    """The first words of an error, on one line."""
+    return " ".join(str(error).split())[:100] or type(error).__name__
 
 
 def check_bytes(count: int, limits: LimitsRecipe) -> None:
