@@ -20,7 +20,8 @@ def machine() -> str:
     model = next(
         (line.split(":")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ""
     )
-    return f"{os.cpu_count()} cores {model.strip() or platform.machine()}, {platform.system()}, Python {platform.python_version()}"
+    system = f"{platform.system()}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} cores {model.strip() or platform.machine()}, {system}"
 
 
 def main(names: list[str]) -> int:

@@ -136,10 +136,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     node: Any = tree
     for depth, name in enumerate(parents):
         try:
-            if isinstance(node, list):
-                node = node[int(name)]
-            else:
-                node = node.setdefault(name, {})
+            node = node[int(name)] if isinstance(node, list) else node.setdefault(name, {})
         except (ValueError, IndexError, AttributeError):
             raise RequestError(
                 f"the override {override!r} leads nowhere: nothing at {'.'.join(parents[: depth + 1])}"

@@ -1,4 +1,4 @@
-"""Every random draw of Medweave comes from a generator keyed by what it is for: same key, same draws, on any machine."""
+"""Every random draw comes from a generator keyed by what it is for: same key, same draws, on any machine."""
 
 from __future__ import annotations
 
