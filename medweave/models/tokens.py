@@ -1,0 +1,74 @@
+"""Texts to token numbers, padded to the longest of the batch where the tower allows it, else to the context.
+
+b texts, l tokens, c the context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import open_clip
+import torch
+from open_clip.model import CustomTextCLIP
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from torch import Tensor
+
+from medweave.errors import UserError
+from medweave.models.reaching import reaching
+
+TOLERANCE = 1e-5
+TRIAL = ("x-ray", "chest radiograph of an adult with clear lungs, a normal heart and no pleural effusion")
+
+
+class Tokens:
+    """A tower's tokenizer, cutting at its context."""
+
+    def __init__(self, tokenizer: HFTokenizer | SimpleTokenizer, context: int, freely: bool = False) -> None:
+        self.tokenizer, self.context, self.freely = tokenizer, context, freely
+        inner = getattr(tokenizer, "tokenizer", None)
+        self.pad = int(inner.pad_token_id) if inner is not None else 0
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """int64 [b, l]: l is the longest text's length where padding is free, else c."""
+        whole = self.padded(texts)
+        return self.trimmed(whole) if self.freely else whole
+
+    def padded(self, texts: Sequence[str]) -> Tensor:
+        """int64 [b, c]."""
+        return self.tokenizer(list(texts), context_length=self.context)
+
+    def trimmed(self, tokens: Tensor) -> Tensor:
+        """Without the columns at the end that are padding in every row."""
+        used = (tokens != self.pad).any(0).nonzero()
+        return tokens[:, : int(used[-1]) + 1 if len(used) else 1]
+
+
+def pads_freely(model: CustomTextCLIP, tokens: Tokens) -> bool:
+    """Whether a text's row is the same padded to the context and not padded at all, to 1e-5."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            whole = model.encode_text(tokens.padded(TRIAL), normalize=True)
+            alone = [model.encode_text(tokens.trimmed(tokens.padded([text])), normalize=True) for text in TRIAL]
+    except RuntimeError:  # open_clip's causal towers take nothing but the full context
+        return False
+    finally:
+        model.train(training)
+    return bool((torch.cat(alone) - whole).abs().max() < TOLERANCE)
+
+
+def hub_tokenizer(source: str | Path, context: int) -> HFTokenizer:
+    """A transformers tokenizer from a folder or the hub."""
+    with reaching(str(source), "tokenizer"):
+        tokenizer = HFTokenizer(str(source), context_length=context)
+    if tokenizer.tokenizer.pad_token_id is None:
+        raise UserError("the tokenizer has no padding token", where=source)
+    return tokenizer
+
+
+def arch_tokenizer(arch: str, context: int) -> HFTokenizer | SimpleTokenizer:
+    """The tokenizer of an open_clip configuration."""
+    with reaching(arch, "tokenizer"):
+        return open_clip.get_tokenizer(arch, context_length=context)
