@@ -75,11 +75,11 @@ class NearRecipe(Section):
 
     search: bool = Field(True, description="look for near-duplicates of this source's images")
     distance: int = Field(10, ge=0, le=20, description="most differing bits of 63 for a candidate pair")
-    correlation: float = Field(
-        0.6,
+    correlation: float | None = Field(
+        None,
         gt=0,
         le=1,
-        description="least correlation of fine detail (64 x 64 px, local contrast evened, black left out)",
+        description="least agreement of fine detail at 64 x 64 px; None: 0.65 for fundus, 0.5 for others",
     )
 
 
@@ -103,8 +103,8 @@ class SplitRecipe(Section):
     kind: Literal["auto", "hash", "balanced", "owner"] = Field(
         "auto",
         description="hash: by a hash of the group (for large sources); balanced: dealt to fill each class's quota (for "
-        "small ones); auto: balanced up to 20,000 images a source, hash above; owner: all by the source's own split column. A split "
-        "column that the recipe names is kept in any case; what it leaves empty is dealt",
+        "small ones); auto: balanced up to 20,000 images a source, hash above; owner: all by the source's own split "
+        "column. Such a column, where the recipe names one, is kept in any case; what it leaves empty is dealt",
     )
     train: float = Field(0.8, ge=0, le=1, description="share of train")
     validation: float = Field(0.1, ge=0, le=1, description="share of validation")

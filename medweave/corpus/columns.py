@@ -1,0 +1,72 @@
+"""Columns of a plan or an index as NumPy arrays. n rows, m labels of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from medweave.corpus.sample import State
+
+
+def numbers(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+    """(codes int64 [n] into names, -1 for null; names in order of first appearance)."""
+    coded = pc.dictionary_encode(column.combine_chunks())
+    if isinstance(coded, pa.ChunkedArray):
+        coded = coded.combine_chunks()
+    return coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64), coded.dictionary.to_pylist()
+
+
+def codes(column: pa.ChunkedArray, names: Sequence[str]) -> np.ndarray:
+    """The place of each value in `names`, int64 [n]; -1 for null and for other values."""
+    found = pc.index_in(column, value_set=pa.array(names, pa.string()))
+    return found.fill_null(-1).to_numpy().astype(np.int64)
+
+
+def labels(table: pa.Table, state: State | None = None) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """(row int64 [m], finding int64 [m] into names, names) of all labels, or of those in one state."""
+    column = table["findings"].combine_chunks()
+    rows = pc.list_parent_indices(column).to_numpy(zero_copy_only=False).astype(np.int64)
+    flat = pc.list_flatten(column)
+    finding, names = numbers(pa.chunked_array([flat.field("name")]))
+    if state is None:
+        return rows, finding, names
+    some = pc.equal(flat.field("state"), str(state)).to_numpy(zero_copy_only=False)
+    return rows[some], finding[some], names
+
+
+def dense(values: np.ndarray) -> np.ndarray:
+    """The same values numbered from 0, in their order."""
+    return np.unique(values, return_inverse=True)[1].reshape(values.shape)
+
+
+def classes(table: pa.Table) -> np.ndarray:
+    """A class for each row, int64 [n] from 0: its source with the rarest of its present findings."""
+    source, _ = numbers(table["source"])
+    row, finding, names = labels(table, State.PRESENT)
+    label = source[row] * len(names) + finding
+    frequency = np.bincount(label)[label] if len(label) else label
+    order = np.lexsort((label, frequency, row))
+    first = order[np.unique(row[order], return_index=True)[1]]
+    result = -1 - source
+    result[row[first]] = label[first]
+    return dense(result)
+
+
+def extremes(group: np.ndarray, values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest of the values that are not negative in each group, int64 [count]; -1 where there is none."""
+    some = values >= 0
+    low, high = np.full(count, np.iinfo(np.int64).max), np.full(count, -1)
+    np.minimum.at(low, group[some], values[some])
+    np.maximum.at(high, group[some], values[some])
+    return np.where(high < 0, -1, low), high
+
+
+def replaced(table: pa.Table, **columns: pa.Array) -> pa.Table:
+    """The table with other values in some columns."""
+    for name, values in columns.items():
+        place = table.column_names.index(name)
+        table = table.set_column(place, table.schema.field(name), values)
+    return table

@@ -1,0 +1,234 @@
+"""The plan of a corpus: which images, in which groups, on which side of the split; and what stays outside, and why.
+
+sources -> listing (labels, licences) -> copies (first pass) -> groups -> sides and folds. The images of a corpus that
+exists keep their side, and new ones that belong to their groups follow them. n rows: old images, then new ones.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from medweave.corpus import columns, grouping, sides
+from medweave.corpus.copies import find_copies
+from medweave.corpus.listing import SCHEMA, Label, Listing, Refused, Skipped, list_samples, open_source
+from medweave.corpus.plan_text import dry_run_text
+from medweave.corpus.recipe import SIDES, CorpusRecipe
+from medweave.corpus.sample import State
+from medweave.corpus.vocabulary import load
+from medweave.errors import RequestError
+
+FEW_GROUPS = 3
+SHOWN = 10  # largest groups
+
+
+class Group(NamedTuple):
+    """A group of several images."""
+
+    name: str
+    images: int
+    sources: tuple[str, ...]
+
+
+class Thin(NamedTuple):
+    """A finding that is present in too few groups of a source to be in every part of a split."""
+
+    source: str
+    finding: str
+    images: int
+    groups: int
+
+
+@dataclass
+class Plan:
+    """What a build will do.
+
+    table: `listing.SCHEMA`, one row a new image, sources in recipe order. folds: id, fold, inner of old and new images.
+    skipped, refused, unmapped (label -> images, nearest names): what stays outside, or keeps its own words.
+    groups, largest, near (pairs), thin: of old and new images. bytes: of the new files; None where they were not read.
+    """
+
+    recipe: CorpusRecipe
+    table: pa.Table
+    folds: pa.Table | None
+    skipped: list[Skipped]
+    refused: Counter[Refused]
+    unmapped: dict[Label, tuple[int, list[str]]]
+    groups: int = 0
+    largest: list[Group] = field(default_factory=list)
+    near: int = 0
+    thin: list[Thin] = field(default_factory=list)
+    bytes: int | None = None
+    old: int = 0
+
+
+def make_plan(recipe: CorpusRecipe, existing: pa.Table | None = None, folds: pa.Table | None = None) -> Plan:
+    """The plan of a recipe. existing, folds: index and fold overlay of the corpus that new images are added to.
+
+    Raises RequestError for a wrong recipe or manifest, when no image is left, and when near-duplicates chain more of a
+    source together than the recipe allows.
+    """
+    sources = [open_source(source) for source in recipe.sources]
+    vocabulary = load()
+    listing = list_samples(recipe, sources, vocabulary)
+    old = SCHEMA.empty_table() if existing is None else _as_plan(existing)
+    new = listing.table.filter(pc.invert(pc.is_in(listing.table["id"], value_set=old["id"].combine_chunks())))
+    rows = _Rows(pa.concat_tables([old, new]), len(old), listing.skipped)
+
+    copies = find_copies(rows.table, rows.old, sources, recipe)
+    pairs = rows.leave_out(copies.reasons, copies.pairs)
+    if not len(rows.table):
+        raise _nothing_left(listing)
+    groups = _Groups.of(rows.table, rows.old, pairs)
+    groups.check(rows.table, recipe)
+    parts = sides.parts_of(rows.table, folds)
+    fixed, reasons = sides.settled(rows.table, rows.old, groups.group, parts)
+    kept = rows.kept(reasons)
+    rows.leave_out(reasons)
+    groups, fixed, parts = groups.of_rows(kept), fixed[kept], parts[kept]
+    side = sides.dealt(rows.table, groups.group, groups.names, fixed, recipe)
+
+    rows.table = columns.replaced(
+        rows.table,
+        split=pa.array(SIDES).take(pa.array(side)),
+        group=pa.array(groups.names[groups.group].tolist(), pa.string()),
+    )
+    return Plan(
+        recipe,
+        rows.table.slice(rows.old),
+        sides.folds(rows.table, groups.group, parts, recipe),
+        skipped=rows.skipped,
+        refused=listing.refused,
+        unmapped={label: (n, vocabulary.nearest(*label)) for label, n in listing.unmapped.most_common()},
+        groups=len(np.unique(groups.group)),
+        largest=groups.largest(rows.table),
+        near=len(pairs),
+        thin=_thin(rows.table, groups.group),
+        bytes=copies.bytes,
+        old=rows.old,
+    )
+
+
+def _as_plan(index: pa.Table) -> pa.Table:
+    """The index of a corpus with the columns of a plan. Its sources are not asked again."""
+    own = set(index.column_names)
+    return pa.table(
+        [index[f.name].cast(f.type) if f.name in own else pa.nulls(len(index), f.type) for f in SCHEMA], schema=SCHEMA
+    )
+
+
+def _nothing_left(listing: Listing) -> RequestError:
+    refused = sum(listing.refused.values())
+    classes = ", ".join(sorted({item.licence_class for item in listing.refused}))
+    if refused:
+        return RequestError(
+            f"no image is left: {refused:,} are refused by licence", todo=f"accept what you may use of: {classes}"
+        )
+    if listing.skipped:
+        first = listing.skipped[0]
+        return RequestError(
+            f"no image is left: all are skipped, {first.item} because {first.reason}", todo=first.remedy
+        )
+    return RequestError("the sources hold no image", todo="check their paths, include and exclude")
+
+
+@dataclass
+class _Rows:
+    """Old and new rows of a plan in the making, and the new ones that left it."""
+
+    table: pa.Table
+    old: int
+    skipped: list[Skipped]
+
+    def kept(self, reasons: Mapping[int, tuple[str, str]]) -> np.ndarray:
+        """bool [n]: which rows stay."""
+        kept = np.ones(len(self.table), bool)
+        kept[list(reasons)] = False
+        return kept
+
+    def leave_out(self, reasons: Mapping[int, tuple[str, str]], pairs: np.ndarray | None = None) -> np.ndarray:
+        """List rows as skipped and drop them; the pairs int64 [p,2] of the rows that stay, in their new numbers."""
+        for row, (reason, remedy) in sorted(reasons.items()):
+            item, source = self.table["id"][row].as_py(), self.table["source"][row].as_py()
+            self.skipped.append(Skipped(item, source, reason, remedy))
+        kept = self.kept(reasons)
+        self.table = self.table.filter(pa.array(kept))
+        pairs = np.empty((0, 2), np.int64) if pairs is None else pairs
+        return (np.cumsum(kept) - 1)[pairs[kept[pairs].all(1)]]
+
+
+@dataclass
+class _Groups:
+    """group: int64 [n] from 0. names: [g], the smallest id of each, or what an old group is called.
+
+    person: int64 [n], the groups as they would be without near-duplicates.
+    """
+
+    group: np.ndarray
+    names: np.ndarray
+    person: np.ndarray
+
+    @classmethod
+    def of(cls, table: pa.Table, old: int, pairs: np.ndarray) -> _Groups:
+        """Connected components of same patient, same old group, and near-duplicate."""
+        same = [grouping.same_value(columns.numbers(table[name])[0]) for name in ("patient", "group")]
+        person = grouping.components(len(table), np.concatenate(same))
+        group = grouping.components(len(table), np.concatenate([*same, pairs]))
+        ids = np.array(table["id"].to_pylist(), object)
+        names = np.empty(int(group.max(initial=-1)) + 1, object)
+        descending = np.argsort(ids, kind="stable")[::-1]
+        names[group[descending]] = ids[descending]
+        names[group[:old]] = table["group"].slice(0, old).to_pylist()
+        return cls(group, names, person)
+
+    def of_rows(self, kept: np.ndarray) -> _Groups:
+        """The same groups with some rows left out. kept: bool [n]."""
+        return _Groups(self.group[kept], self.names, self.person[kept])
+
+    def check(self, table: pa.Table, recipe: CorpusRecipe) -> None:
+        """Raises RequestError when near-duplicates chain too much of one source together."""
+        source, names = columns.numbers(table["source"])
+        size, limits = np.bincount(source), recipe.groups
+        chained = np.bincount(np.unique(np.stack([self.group, self.person]), axis=1)[0]) > 1
+        members, counts = np.unique(np.stack([self.group, source]), axis=1, return_counts=True)
+        for place in np.argsort(-counts, kind="stable"):
+            group, code, count = *members[:, place], counts[place]
+            if chained[group] and count > max(limits.largest_images, limits.largest_share * size[code]):
+                raise RequestError(
+                    f"{count} of the {size[code]} images of {names[code]} hang together through near-duplicates, "
+                    f"around {self.names[group]}",
+                    todo=f"if they are false, raise groups.sources.{names[code]}.correlation; "
+                    "if they are true, raise groups.largest_share",
+                )
+
+    def largest(self, table: pa.Table) -> list[Group]:
+        """The largest groups of several images."""
+        sizes = np.bincount(self.group)
+        first = [int(g) for g in np.argsort(-sizes, kind="stable")[:SHOWN] if sizes[g] > 1]
+        sources = [table["source"].filter(pa.array(self.group == g)).unique().to_pylist() for g in first]
+        return [Group(self.names[g], int(sizes[g]), tuple(s)) for g, s in zip(first, sources, strict=True)]
+
+
+def _thin(table: pa.Table, group: np.ndarray) -> list[Thin]:
+    """Findings of a source that are present in fewer than three groups, those that are only ever absent included."""
+    source, source_names = columns.numbers(table["source"])
+    row, finding, names = columns.labels(table)
+    seen = np.unique(source[row] * len(names) + finding)
+    row, finding, names = columns.labels(table, State.PRESENT)
+    present = np.searchsorted(seen, source[row] * len(names) + finding)
+    images = np.bincount(present, minlength=len(seen))
+    groups = np.bincount(np.unique(np.stack([present, group[row]]), axis=1)[0], minlength=len(seen))
+    return [
+        Thin(source_names[code // len(names)], names[code % len(names)], int(images[place]), int(groups[place]))
+        for place, code in enumerate(seen)
+        if groups[place] < FEW_GROUPS
+    ]
+
+
+__all__ = ["Group", "Plan", "Refused", "Skipped", "Thin", "dry_run_text", "make_plan", "open_source"]
