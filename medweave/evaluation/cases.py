@@ -9,7 +9,7 @@ n images, C classes. Truth: 1 present, 0 absent, -1 unknown or uncertain.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -81,16 +81,32 @@ class NoTestImages(UserError):
     """A part of the data, one fold perhaps, holds no labelled image of a case."""
 
 
-def cases(benchmark: Benchmark, corpus: Corpus, part: Part, confounded: list[str]) -> Iterator[Case | Broken]:
-    """The cases of a benchmark, in order of name. Those with fewer than two classes are none of `each`'s business."""
-    table, role = corpus.index(COLUMNS), roles(corpus, part)
+def cases(
+    benchmark: Benchmark, corpus: Corpus, part: Part, confounded: Collection[str] = ()
+) -> Iterator[Case | Broken]:
+    """The cases of a benchmark, in order of name. With `each`, sources with fewer than two classes are passed over."""
+    for case in cases_by_role(benchmark, corpus, roles(corpus, part)):
+        if isinstance(case, Case):
+            case = replace(case, confounded=bool({case.name, case.source} & {*confounded, *benchmark.confounded}))
+        yield case
+
+
+def cases_by_role(
+    benchmark: Benchmark, corpus: Corpus, role: NDArray[np.str_], sealed: bool = True
+) -> Iterator[Case | Broken]:
+    """The cases of a benchmark when each sample has the given role, [samples]. sealed: a case needs test images."""
+    table = corpus.index(COLUMNS)
     for name, rows in _split_up(benchmark, table):
         classes = _classes(benchmark, table, rows)
         if benchmark.each and len(classes) < 2:
             continue
         try:
             case = _case(benchmark, name, table.take(pa.array(rows)), rows, role[rows], classes)
-            yield replace(case, confounded=bool({name, case.source} & {*confounded, *benchmark.confounded}))
+            if sealed and len(case.test) == 0:
+                raise NoTestImages(
+                    "no labelled image is in the test part", todo="check the split or fold, and the labels"
+                )
+            yield case
         except UserError as error:
             yield Broken(name, str(error), skipped=isinstance(error, NoTestImages) and benchmark.each is not None)
 
@@ -136,8 +152,6 @@ def _case(
     text = {column: table[column].to_numpy(zero_copy_only=False).astype(str) for column in ("id", "group", "sha256")}
     items = Items(rows, text["id"], text["group"], text["sha256"], truth)
     parts = {wanted: items.take(usable & (role == wanted)) for wanted in ("train", "validation", "test")}
-    if len(parts["test"]) == 0:
-        raise NoTestImages("no labelled image is in the test part", todo="check the split or fold, and the labels")
     if multi and not ((truth == 0).any(0) & (truth == 1).any(0)).any():
         raise UserError(
             "no label is known to be absent anywhere", todo="state `exhaustive: true` where lists are complete"

@@ -120,7 +120,7 @@ def _finished(case: Case, one: Benchmark, part: Part, work: _Work, folder: Path)
     inputs = _inputs(case, part, work, task, setting)
     path = folder / "result.json"
     if path.exists() and read_json(path)["inputs"] == inputs:
-        return read_json(path)  # type: ignore[no-any-return]
+        return dict(read_json(path))
     path.unlink(missing_ok=True)
     result = _run(case, one, part, work, task, setting, folder)
     result["inputs"] = inputs
@@ -139,6 +139,7 @@ def _run(
     predictions = _predictions(case, answer, calibration["temperature"], part, truth)
     predictions_.write(predictions, folder / "predictions.parquet")
     _check_classes(predictions, one)
+    numbers = scoring.numbers(predictions, work.recipe.draws, work.recipe.seed)
     met = work.trained_on.met(work.corpus, case.test.numbers) if work.trained_on else None
     return {
         "benchmark": case.name,
@@ -152,7 +153,7 @@ def _run(
         "positive": one.positive,
         "left_out": case.left_out,
         "fold": part.fold,
-        **scoring.numbers(predictions, work.recipe.draws, work.recipe.seed),
+        **scoring.with_positive(numbers, one.positive),
         "leaks": met["all"] if met else None,
         "leaks_by": met,
         "calibration": calibration,
@@ -196,6 +197,7 @@ def _inputs(case: Case, part: Part, work: _Work, task: ModuleType, setting: Sett
     return {
         "data": case.test.data_hash,
         "labels": case.test.labels_hash,
+        "corpus": work.corpus.hash,
         "weights": work.encoder.weights_hash,
         "preprocess": work.embedder.preprocess_hash,
         "recipe": hash_of([recipe, work.recipe.draws, work.recipe.seed, trained_on]),

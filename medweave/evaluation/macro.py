@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from medweave.evaluation import statistics
 from medweave.evaluation.predictions import Predictions
-from medweave.evaluation.scoring import HEADLINES, headline
+from medweave.evaluation.scoring import HEADLINES, estimate, headline
 
 Array = NDArray[np.float64]
 METRICS = tuple(dict.fromkeys(HEADLINES[False] + HEADLINES[True]))
@@ -27,16 +27,12 @@ class Drawn:
         truth, groups = predictions.truth, predictions.groups
         statistic = headline(predictions)
         strata = statistics.strata_of(truth, groups)
-        self.reason = statistics.why_no_interval(truth, groups, statistics.counted_classes(truth, groups))
+        counted = statistics.counted_classes(truth, groups)
+        self.reason = statistics.why_no_interval(truth, groups, counted)
+        self.smallest = statistics.smallest_class(truth, groups, counted)
         self.images = len(truth)
         self.values = {name: float(v[0]) for name, v in statistic(np.ones((1, len(truth)))).items()}
         self.draws = statistics.bootstrap(statistic, groups, strata, draws, seed)
-
-
-def estimate(value: float, draws: Array, reason: str | None = None) -> dict[str, float | None]:
-    """A value with its interval; no interval where there is a reason against one."""
-    low, high = (None, None) if reason else statistics.interval(draws)
-    return {"value": None if np.isnan(value) else float(value), "low": low, "high": high}
 
 
 def macro(sets: Sequence[Drawn], metric: str) -> dict[str, Any] | None:
@@ -45,7 +41,8 @@ def macro(sets: Sequence[Drawn], metric: str) -> dict[str, Any] | None:
     if not defined:
         return None
     value = float(np.mean([one.values[metric] for one in defined]))
-    found: dict[str, Any] = estimate(value, mean_draws([one.draws[metric] for one in defined]))
+    draws = mean_draws([one.draws[metric] for one in defined])
+    found: dict[str, Any] = estimate(value, draws, sum(one.smallest for one in defined))
     return found | {"sets": len(defined), "images": sum(one.images for one in defined)}
 
 

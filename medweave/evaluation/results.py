@@ -1,6 +1,6 @@
 """A folder of results: results.json over all, and beside it NAME/result.json and NAME/predictions.parquet of each case.
 
-results.json: {"model", "results": [...], "failed": [{"benchmark", "reason"}], "skipped": [...], "summary": {family: ...}}
+results.json: {"model", "results": [...], "failed": [{"benchmark", "reason"}], "skipped": [...], "summary": {...}}
 """
 
 from __future__ import annotations

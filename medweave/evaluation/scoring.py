@@ -21,7 +21,9 @@ HEADLINES = {False: ("macro_auroc", "balanced_accuracy"), True: ("macro_auroc", 
 def numbers(predictions: Predictions, draws: int, seed: int) -> dict[str, Any]:
     """Everything that predictions and their truth say: the metric part of one result, ready for JSON."""
     values, drawn, reason = point_and_draws(predictions, _everything(predictions), draws, seed)
-    estimates = {name: _estimate(float(values[name][0]), drawn.get(name)) for name in values}
+    counted = statistics.counted_classes(predictions.truth, predictions.groups)
+    smallest = statistics.smallest_class(predictions.truth, predictions.groups, counted)
+    estimates = {name: estimate(float(values[name][0]), drawn.get(name), smallest) for name in values}
     return {
         "n": len(predictions.ids),
         "groups": len(np.unique(predictions.groups)),
@@ -30,10 +32,26 @@ def numbers(predictions: Predictions, draws: int, seed: int) -> dict[str, Any]:
         "no_interval": reason,
         "per_class": _per_class(predictions, estimates),
         "not_counted": _not_counted(predictions),
-        "spread": _spread(predictions, values, drawn),
+        "spread": _spread(predictions, values, drawn, smallest),
         "chance": _chance(predictions),
         "majority": None if predictions.multi else _majority(predictions),
     }
+
+
+def estimate(value: float, draws: Array | None, groups: int) -> dict[str, float | None]:
+    """A metric with its interval, ready for JSON: None for what is undefined. groups: of the smallest counted class."""
+    low, high = statistics.limits(draws, groups) if draws is not None else (None, None)
+    return {"value": None if np.isnan(value) else float(value), "low": low, "high": high}
+
+
+def with_positive(numbers: dict[str, Any], positive: str | None) -> dict[str, Any]:
+    """The same numbers with sensitivity and specificity, where one of two classes is what is looked for."""
+    per_class = numbers["per_class"]
+    if numbers["multi_label"] or len(per_class) != 2 or positive not in per_class:
+        return numbers
+    (other,) = set(per_class) - {positive}
+    rates = {"sensitivity": per_class[positive]["recall"], "specificity": per_class[other]["recall"]}
+    return numbers | {"metrics": numbers["metrics"] | rates}
 
 
 def headline(predictions: Predictions) -> Callable[[Array], dict[str, Array]]:
@@ -81,11 +99,6 @@ def _everything(predictions: Predictions) -> Callable[[Array], dict[str, Array]]
     return statistic
 
 
-def _estimate(value: float, drawn: Array | None) -> dict[str, float | None]:
-    low, high = statistics.interval(drawn) if drawn is not None else (None, None)
-    return {"value": None if np.isnan(value) else value, "low": low, "high": high}
-
-
 def _per_class(predictions: Predictions, estimates: dict[str, dict[str, float | None]]) -> dict[str, Any]:
     """Counts and metrics of each class."""
     found: dict[str, Any] = {}
@@ -103,7 +116,9 @@ def _not_counted(predictions: Predictions) -> list[str]:
     return [label for place, label in enumerate(predictions.classes) if place not in counted]
 
 
-def _spread(predictions: Predictions, values: dict[str, Array], drawn: dict[str, Array]) -> dict[str, Any]:
+def _spread(
+    predictions: Predictions, values: dict[str, Array], drawn: dict[str, Array], smallest: int
+) -> dict[str, Any]:
     """Mean and standard deviation of each headline over the variants of a title, and each variant's own value."""
     found: dict[str, Any] = {}
     for title, names in predictions.variants.items():
@@ -111,7 +126,8 @@ def _spread(predictions: Predictions, values: dict[str, Array], drawn: dict[str,
         for metric in HEADLINES[predictions.multi]:
             keys = [f"{title}|{name}|{metric}" for name in names]
             each = [float(values[key][0]) for key in keys]
-            mean = _estimate(float(np.mean(each)), np.mean([drawn[key] for key in keys], axis=0) if drawn else None)
+            draws = np.mean([drawn[key] for key in keys], axis=0) if drawn else None
+            mean = estimate(float(np.mean(each)), draws, smallest)
             single = {name: None if np.isnan(v) else v for name, v in zip(names, each, strict=True)}
             deviation = None if mean["value"] is None else float(np.std(each, ddof=1)) if len(each) > 1 else 0.0
             found[title][metric] = mean | {"sd": deviation, "values": single}

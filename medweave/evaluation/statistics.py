@@ -95,6 +95,26 @@ def interval(values: Array, level: float = LEVEL) -> tuple[float, float] | tuple
     return float(low), float(high)
 
 
+def limits(values: Array, groups: int) -> tuple[float, float] | tuple[None, None]:
+    """The interval of a metric in [0, 1] from its draws [D]. groups: of the smallest class that counts.
+
+    A metric that is 1 (or 0) in every draw tells nothing of its spread: it gets the exact limit of a proportion, that
+    many groups and no miss (or no hit) among them.
+    """
+    low, high = interval(values)
+    exact = ((1 - LEVEL) / 2) ** (1 / max(groups, 1))
+    if low == high == 1.0:
+        return exact, 1.0
+    if low == high == 0.0:
+        return 0.0, 1 - exact
+    return low, high  # type: ignore[return-value]
+
+
+def smallest_class(truth: NDArray[np.int8], groups: NDArray, counted: NDArray[np.int64]) -> int:
+    """Groups of the smallest counted class. truth: [n, C]."""
+    return min((len(np.unique(groups[truth[:, label] == 1])) for label in counted), default=0)
+
+
 def p_value(differences: Array) -> float:
     """Two-sided p of "no difference" from paired draws [D]: in (0, 1]."""
     known = differences[~np.isnan(differences)]

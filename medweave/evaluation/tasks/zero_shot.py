@@ -9,6 +9,7 @@ n images, C classes, P prompts, d width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 from typing import Literal
 
@@ -84,7 +85,12 @@ def class_rows(embedder: Embedder, prompts: list[list[str]]) -> Rows:
     """The unit vector of each class, [C, d]: mean of its prompts' unit vectors, made a unit vector again."""
     rows = embedder.texts([prompt for of_class in prompts for prompt in of_class])
     ends = np.cumsum([len(of_class) for of_class in prompts])
-    means = np.stack([part.mean(0) for part in np.split(rows, ends[:-1])])
+    return mean_rows(np.split(rows, ends[:-1]))
+
+
+def mean_rows(prompts: Sequence[Rows]) -> Rows:
+    """The unit vector of each class, [C, d], from the unit rows of its prompts."""
+    means = np.stack([rows.mean(0) for rows in prompts])
     return means / np.linalg.norm(means, axis=1, keepdims=True)
 
 

@@ -1,0 +1,179 @@
+"""The harness: what is written, resumed, counted and survived."""
+
+import json
+
+import numpy as np
+import pytest
+
+from medweave.errors import RequestError
+from medweave.evaluation import predictions, scoring
+from medweave.evaluation.benchmark import Benchmark
+from medweave.evaluation.evaluate import evaluate
+from medweave.evaluation.recipe import EvaluateRecipe
+from medweave.evaluation.results import load
+from medweave.evaluation.tasks import zero_shot
+
+KEYS = {
+    "benchmark",
+    "task",
+    "model",
+    "n",
+    "groups",
+    "metrics",
+    "per_class",
+    "chance",
+    "majority",
+    "leaks",
+    "inputs",
+    "published",
+}
+QUICK = EvaluateRecipe(draws=100)
+
+
+@pytest.fixture
+def filled(world):
+    world.fill("chest", ["alphoma", "betosis", "gammitis"], each=60)
+    world.fill("knee", ["gammitis", "deltopathy"], each=50)
+    return world
+
+
+def test_results_hold_what_the_design_lists(filled, model, tmp_path):
+    results = evaluate(model, ["corpus-zero-shot"], filled, tmp_path / "out", QUICK)
+    assert not results.failed and len(results.results) == 2
+    stored = json.loads((tmp_path / "out" / "results.json").read_text())
+    one = stored["results"][0]
+    assert set(one) >= KEYS
+    assert one["benchmark"] == "corpus-zero-shot/chest" and one["n"] == 36
+    for name in ("macro_auroc", "balanced_accuracy"):
+        value = one["metrics"][name]
+        assert value["low"] <= value["value"] <= value["high"]
+        assert value["value"] > 0.8
+    assert one["chance"]["balanced_accuracy"] == pytest.approx(1 / 3)
+    assert one["majority"]["accuracy"] == pytest.approx(1 / 3)
+    assert set(one["spread"]["prompt sets"]["macro_auroc"]["values"]) == {"plain", "report", "signs"}
+    assert one["leaks"] is None and one["openings"] == 1
+    assert one["per_class"]["alphoma"]["n"] == 12
+    assert 0 < one["calibration"]["temperature"] < 10
+    assert one["metrics"]["ece_calibrated"]["value"] is not None
+    assert stored["summary"]["corpus-zero-shot"]["all"]["macro_auroc"]["sets"] == 2
+    assert load(tmp_path / "out").as_data() == results.as_data()
+    assert "chest" in results.text() and "mean of all" in results.text()
+
+
+def test_predictions_give_the_same_numbers_again(filled, model, tmp_path):
+    results = evaluate(model, ["corpus-zero-shot", "corpus-probe"], filled, tmp_path / "out", QUICK)
+    for result in results.results:
+        again = scoring.numbers(results.predictions(result), 100, 0)
+        assert {name: result[name] for name in again} == json.loads(json.dumps(again))
+
+
+def test_a_task_never_holds_test_labels(filled, model, tmp_path, monkeypatch):
+    """The truth is handed out after the task has answered, and not through anything that the task was given."""
+    order = []
+    run = zero_shot.run
+
+    def watched(case, setting):
+        assert not hasattr(case.test, "truth")
+        answer = run(case, setting)
+        order.append("answered")
+        return answer
+
+    opened = scoring.numbers
+    monkeypatch.setattr(zero_shot, "run", watched)
+    monkeypatch.setattr(scoring, "numbers", lambda *a: order.append("scored") or opened(*a))
+    evaluate(model, ["corpus-zero-shot"], filled, tmp_path / "out", QUICK)
+    assert order == ["answered", "scored"] * 2
+
+
+def test_a_second_evaluation_embeds_nothing_and_opens_nothing(filled, model, make_model, tmp_path):
+    both = ["corpus-zero-shot", "corpus-probe"]
+    first = evaluate(model, both, filled, tmp_path / "out", QUICK)
+    fresh = make_model()
+    second = evaluate(fresh, both, filled, tmp_path / "out", QUICK)
+    assert fresh.seen == {"images": 0, "features": 0, "texts": 0}
+    assert second.as_data() == first.as_data()
+    elsewhere = evaluate(make_model(), both, filled, tmp_path / "other", QUICK)
+    assert [r["openings"] for r in elsewhere.results] == [r["openings"] + 2 for r in first.results]
+    assert [r["metrics"] for r in elsewhere.results] == [r["metrics"] for r in first.results]
+
+
+def test_one_broken_case_is_recorded_and_the_others_go_on(filled, model, tmp_path, monkeypatch):
+    run = zero_shot.run
+
+    def broken(case, setting):
+        if case.source == "chest":
+            raise ValueError("planted")
+        return run(case, setting)
+
+    monkeypatch.setattr(zero_shot, "run", broken)
+    results = evaluate(model, ["corpus-zero-shot"], filled, tmp_path / "out", QUICK)
+    assert results.failed == [{"benchmark": "corpus-zero-shot/chest", "reason": "ValueError: planted"}]
+    assert [r["source"] for r in results.results] == ["knee"]
+    monkeypatch.undo()
+    again = evaluate(model, ["corpus-zero-shot"], filled, tmp_path / "out", QUICK)
+    assert not again.failed and len(again.results) == 2
+
+
+def test_other_data_than_the_benchmark_names_is_a_failure(filled, model, tmp_path):
+    wrong = Benchmark(name="knee", task="zero_shot", data={"source": "knee"}, expected={"images": 21})
+    results = evaluate(model, [wrong], filled, tmp_path / "out", QUICK)
+    assert "expected 21 test images, found 20" in results.failed[0]["reason"]
+
+
+def test_positive_class_gives_sensitivity_and_specificity(filled, model, tmp_path):
+    knee = Benchmark(name="knee", task="zero_shot", data={"source": "knee"}, positive="gammitis")
+    (one,) = evaluate(model, [knee], filled, tmp_path / "out", QUICK).results
+    assert one["metrics"]["sensitivity"] == one["per_class"]["gammitis"]["recall"]
+    assert one["metrics"]["specificity"] == one["per_class"]["deltopathy"]["recall"]
+
+
+def test_small_sets_have_no_interval_and_say_why(world, model, tmp_path):
+    world.fill("tiny", ["alphoma", "betosis"], each=20)
+    (one,) = evaluate(model, ["corpus-zero-shot"], world, tmp_path / "out", QUICK).results
+    assert one["metrics"]["macro_auroc"]["value"] is not None and one["metrics"]["macro_auroc"]["low"] is None
+    assert "8 images, needs 20" in one["no_interval"]
+
+
+def test_multi_label_sets_are_ranked_not_guessed(world, make_model, tmp_path):
+    names = ["alphoma", "betosis", "gammitis"]
+    random = np.random.default_rng(0)
+    for n in range(200):
+        states = {name: ("absent", "present")[int(random.random() < 0.4)] for name in names}
+        world.add("eyes", states, split=("train", "train", "validation", "test")[n % 4])
+    for kind in ("softmax", "sigmoid"):
+        results = evaluate(make_model(kind, kind=kind), None, world, tmp_path / kind, QUICK)
+        assert not results.failed
+        for one in results.results:
+            assert set(one["metrics"]) & {"accuracy", "balanced_accuracy", "macro_f1"} == set()
+            assert one["metrics"]["macro_auroc"]["value"] > 0.7
+        assert ("ece" in results.results[0]["metrics"]) == (kind == "sigmoid")
+
+
+def test_leaks_are_counted_when_the_training_part_is_known(filled, model, tmp_path):
+    chest = [n for n, row in enumerate(filled.rows) if row["source"] == "chest" and row["split"] == "test"]
+    train = next(n for n, row in enumerate(filled.rows) if row["split"] == "train")
+    filled.rows[chest[0]]["group"] = filled.rows[train]["group"]
+    filled.rows[chest[1]]["phash"] = filled.rows[train]["phash"] ^ 0b101
+    model.facts = {"trained_on": {"corpus": filled.hash, "part": {}}}
+    results = evaluate(model, ["corpus-zero-shot"], filled, tmp_path / "out", QUICK)
+    assert [r["leaks"] for r in results.results] == [2, 0]
+    assert results.results[0]["leaks_by"] == {"all": 2, "group": 1, "bytes": 0, "near": 1}
+
+
+def test_wrong_requests_are_refused(filled, model, tmp_path):
+    with pytest.raises(RequestError, match="no folder"):
+        evaluate(model, ["corpus-zero-shot"], filled)
+    with pytest.raises(RequestError, match="corpus-zero-shot"):
+        evaluate(model, ["corpus-zeroshot"], filled, tmp_path)
+    results = evaluate(model, ["corpus-zero-shot"], None, tmp_path, QUICK)
+    assert "needs a corpus" in results.failed[0]["reason"]
+
+
+def test_predictions_survive_their_file(filled, model, tmp_path):
+    results = evaluate(model, ["corpus-probe"], filled, tmp_path / "out", QUICK)
+    one = results.predictions(results.results[0])
+    predictions.write(one, tmp_path / "copy.parquet")
+    other = predictions.read(tmp_path / "copy.parquet")
+    assert other.classes == one.classes and list(other.scores) == list(one.scores) and other.variants == one.variants
+    np.testing.assert_array_equal(other.truth, one.truth)
+    np.testing.assert_array_equal(other.scores["all"], one.scores["all"])

@@ -1,0 +1,169 @@
+"""Intervals against naive loops, scipy and planted truth."""
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from medweave.evaluation import statistics
+from medweave.evaluation.metrics import auroc
+
+
+def area(score, present):
+    """The statistic "AUROC of these scores" in one fold."""
+    fold = np.zeros(len(score), np.int64)
+    return lambda weights: {"a": auroc(score, present, weights, fold)}
+
+
+def mean_of(values):
+    return lambda weights: {"a": weights @ values / weights.sum(1)}
+
+
+def one_draw_each(groups, strata, draws=50, seed=0):
+    return np.concatenate(list(statistics.weights(groups, strata, draws, seed)))
+
+
+@given(st.lists(st.integers(0, 8), min_size=4, max_size=40), st.integers(1, 3))
+def test_draws_take_whole_groups_and_keep_the_strata(member, classes):
+    groups = np.array(member)
+    strata = groups % classes
+    weights = one_draw_each(groups, strata, draws=20)
+    assert weights.shape == (20, len(groups))
+    names, first = np.unique(groups, return_index=True)
+    for group, at in zip(names, first, strict=True):
+        assert (weights[:, groups == group] == weights[:, [at]]).all()
+    assert (weights[:, first].sum(1) == len(names)).all()
+    sizes = np.bincount(strata[first])
+    for stratum in np.flatnonzero(sizes >= 2):
+        if (sizes >= 2).sum() == (sizes > 0).sum():
+            assert (weights[:, first[strata[first] == stratum]].sum(1) == sizes[stratum]).all()
+
+
+def test_draws_depend_on_the_seed_and_not_on_order_or_chunks(monkeypatch):
+    groups = np.array([f"g{n % 13}" for n in range(60)])
+    strata = np.array([int(g[1:]) % 2 for g in groups])
+    whole = one_draw_each(groups, strata)
+    order = np.random.default_rng(0).permutation(60)
+    np.testing.assert_array_equal(one_draw_each(groups[order], strata[order]), whole[:, order])
+    assert (one_draw_each(groups, strata, seed=1) != whole).any()
+    monkeypatch.setattr(statistics, "CELLS", 600)
+    assert one_draw_each(groups, strata).shape == whole.shape
+
+
+def test_bootstrap_is_the_naive_one():
+    random = np.random.default_rng(0)
+    groups = random.integers(0, 25, 80)
+    present = random.random(80) < 0.5
+    score = random.random(80) + 0.4 * present
+    strata = np.zeros(80, int)
+    drawn = statistics.bootstrap(area(score, present), groups, strata, 40, 7)["a"]
+    for weights, found in zip(one_draw_each(groups, strata, 40, 7), drawn, strict=True):
+        rows = np.repeat(np.arange(80), weights.astype(int))
+        assert found == pytest.approx(sk.roc_auc_score(present[rows], score[rows]))
+
+
+def test_interval_is_scipys_where_every_image_is_its_own_group():
+    correct = np.random.default_rng(1).random(150) < 0.7
+    drawn = statistics.bootstrap(mean_of(correct), np.arange(150), np.zeros(150, int), 4000, 0)
+    low, high = statistics.interval(drawn["a"])
+    reference = scipy.stats.bootstrap((correct,), np.mean, n_resamples=4000, method="percentile", rng=0)
+    assert low == pytest.approx(reference.confidence_interval.low, abs=0.012)
+    assert high == pytest.approx(reference.confidence_interval.high, abs=0.012)
+
+
+@pytest.mark.parametrize("patients", [40, 80])
+def test_intervals_cover_the_truth_where_images_of_a_patient_are_alike(patients):
+    """Planted: 4 images a patient share most of their error; a bootstrap over images would be far too sure."""
+    truth = scipy.stats.norm.cdf(1.0 / np.sqrt(2))
+    covered = {"groups": 0, "images": 0}
+    worlds = 200
+    for world in range(worlds):
+        random = np.random.default_rng(world)
+        sick = np.arange(patients) % 2 == 0
+        own = random.standard_normal(patients) * np.sqrt(0.8)
+        score = np.repeat(own + sick, 4) + random.standard_normal(4 * patients) * np.sqrt(0.2)
+        present, group = np.repeat(sick, 4), np.repeat(np.arange(patients), 4)
+        for kind, groups in (("groups", group), ("images", np.arange(len(score)))):
+            drawn = statistics.bootstrap(area(score, present), groups, present, 300, world)
+            low, high = statistics.interval(drawn["a"])
+            covered[kind] += low <= truth <= high
+    assert 0.89 <= covered["groups"] / worlds <= 0.99
+    assert covered["images"] / worlds < 0.8
+
+
+def test_paired_difference_finds_a_planted_one_and_no_other():
+    random = np.random.default_rng(0)
+    n = 200
+    present, groups = np.arange(n) % 2 == 0, np.arange(n)
+    shared = random.standard_normal(n)
+    good, bad = (present * strength + shared + 0.2 * random.standard_normal(n) for strength in (1.0, 0.6))
+
+    def drawn(score):
+        return statistics.bootstrap(area(score, present), groups, present, 1000, 5)["a"]
+
+    assert statistics.p_value(drawn(good) - drawn(bad)) < 0.01
+    assert statistics.p_value(drawn(good) - drawn(good)) == 1.0
+    low, high = statistics.interval(drawn(good) - drawn(bad))
+    alone = statistics.interval(drawn(good))
+    assert high - low < 0.7 * (alone[1] - alone[0])
+
+
+def test_p_values_are_uniform_when_there_is_no_difference():
+    found = []
+    for world in range(300):
+        difference = np.random.default_rng(world).standard_normal(60)
+        drawn = statistics.bootstrap(mean_of(difference), np.arange(60), np.zeros(60, int), 200, world)
+        found.append(statistics.p_value(drawn["a"]))
+    assert 0.01 < np.mean(np.array(found) < 0.05) < 0.11
+    assert 0.4 < np.mean(found) < 0.6
+
+
+def test_holm_by_hand():
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert statistics.holm([]) == []
+
+
+@given(st.lists(st.floats(0.0001, 1), min_size=1, max_size=12))
+def test_holm_lies_between_the_plain_and_bonferronis(p):
+    corrected = np.array(statistics.holm(p))
+    assert (corrected >= np.array(p) - 1e-12).all()
+    assert (corrected <= np.minimum(1, np.array(p) * len(p)) + 1e-12).all()
+    assert (np.diff(corrected[np.argsort(p, kind="stable")]) >= -1e-12).all()
+
+
+def test_no_interval_where_it_would_lie():
+    def truth(*counts):
+        return np.eye(len(counts), dtype=np.int8)[np.repeat(np.arange(len(counts)), counts)]
+
+    both = np.array([0, 1])
+    assert statistics.why_no_interval(truth(10, 10), np.arange(20), both) is None
+    assert "19 images" in statistics.why_no_interval(truth(10, 9), np.arange(19), both)
+    assert "9 groups" in statistics.why_no_interval(truth(10, 10), np.arange(20) % 9, both)
+    assert "4 images of each class" in statistics.why_no_interval(truth(30, 4), np.arange(34), both)
+    assert statistics.why_no_interval(truth(30, 10, 4), np.arange(44), both) is None
+
+
+def test_classes_with_fewer_than_three_groups_are_not_counted():
+    truth = np.eye(3, dtype=np.int8)[[0, 0, 0, 1, 1, 1, 2, 2, 2]]
+    groups = np.array([1, 2, 3, 4, 4, 5, 6, 7, 8])
+    assert statistics.counted_classes(truth, groups).tolist() == [0, 2]
+
+
+def test_the_stratum_of_a_group_is_its_rarest_class():
+    truth = np.array([[1, 0], [1, 0], [0, 1], [1, 1], [0, 0], [1, 0]], np.int8)
+    groups = np.array(["a", "a", "b", "c", "d", "b"])
+    assert statistics.strata_of(truth, groups).tolist() == [0, 0, 1, 1, 2, 1]
+
+
+def test_interval_of_mostly_undefined_draws_is_none():
+    assert statistics.interval(np.array([np.nan, np.nan, 0.5])) == (None, None)
+    assert statistics.interval(np.zeros(0)) == (None, None)
+
+
+def test_a_perfect_score_is_not_certain():
+    ones = np.ones(100)
+    assert statistics.limits(ones, 20) == (pytest.approx(scipy.stats.binomtest(20, 20).proportion_ci().low), 1.0)
+    assert statistics.limits(ones - 1, 20) == (0.0, pytest.approx(scipy.stats.binomtest(0, 20).proportion_ci().high))
+    assert statistics.limits(ones / 2, 20) == (0.5, 0.5)
