@@ -32,7 +32,7 @@ def resize(
         small = np.asarray(picture.resize((width, height), Image.Resampling[filter.upper()]))
         return _fitted(small, size, fill)
     if policy == "crop":
-        array, height, width = _centre(array), size, size
+        array, height, width = _kept(array, height, width, size), size, size
     return _fitted(scaled(array, height, width, filter), size, fill)
 
 
@@ -70,10 +70,15 @@ def placed(array: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
     return square
 
 
-def _centre(array: np.ndarray) -> np.ndarray:
-    side = min(array.shape[:2])
-    top, left = (array.shape[0] - side) // 2, (array.shape[1] - side) // 2
-    return array[top : top + side, left : left + side]
+def _kept(array: np.ndarray, height: int, width: int, size: int) -> np.ndarray:
+    """The part of the picture that would be left of it after scaling to height x width and cropping to the square."""
+    return array[_run(array.shape[0], height, size), _run(array.shape[1], width, size)]
+
+
+def _run(length: int, scaled_length: int, size: int) -> slice:
+    start = -_margin(size - scaled_length)
+    first = round(start * length / scaled_length)
+    return slice(first, max(round((start + size) * length / scaled_length), first + 1))
 
 
 def _fitted(array: np.ndarray, size: int, fill: str) -> np.ndarray:
