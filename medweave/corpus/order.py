@@ -43,6 +43,13 @@ class Ranges:
         ends = np.append(numbers[cuts], numbers[-1:])
         return cls(np.append(numbers[:1], numbers[cuts + 1]).astype(np.int64), ends.astype(np.int64) + 1)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Ranges]) -> Ranges:
+        """The ranges of parts that follow each other."""
+        starts = np.concatenate([part.starts for part in parts]) if parts else np.empty(0, np.int64)
+        stops = np.concatenate([part.stops for part in parts]) if parts else np.empty(0, np.int64)
+        return cls(starts.astype(np.int64), stops.astype(np.int64))
+
     def __len__(self) -> int:
         return int((self.stops - self.starts).sum())
 
@@ -50,6 +57,11 @@ class Ranges:
         """Every sample number, ascending: int64 [n]."""
         runs = [np.arange(start, stop) for start, stop in zip(self.starts, self.stops, strict=True)]
         return np.concatenate(runs) if runs else np.empty(0, np.int64)
+
+    def within(self, start: int, stop: int) -> Ranges:
+        """The part of these ranges that lies in [start, stop)."""
+        starts, stops = np.maximum(self.starts, start), np.minimum(self.stops, stop)
+        return Ranges(starts[starts < stops], stops[starts < stops])
 
     def without(self, numbers: Iterable[int]) -> Ranges:
         """These ranges less `numbers`. The work grows with the runs and the numbers, not with the samples."""

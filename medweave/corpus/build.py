@@ -1,0 +1,150 @@
+"""Sources -> corpus: plan, then shards in parallel, then the index.
+
+A shard is a pure function of its slice of the plan, and is either whole with a record beside it in `.build/`, or not
+there. A build that was killed therefore goes on where it stopped, and any number of workers gives the same bytes. On a
+corpus that is there already, new images get new shards; what is there never changes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from medweave.corpus import assemble, records
+from medweave.corpus.captions.bank import read_entries, shipped
+from medweave.corpus.engines import run
+from medweave.corpus.listing import SCHEMA, list_samples, open_source
+from medweave.corpus.make_shard import Task, make_shard
+from medweave.corpus.plan import Plan, make_plan
+from medweave.corpus.recipe import SIDES, CorpusRecipe
+from medweave.corpus.sample import MODALITIES
+from medweave.corpus.store import Corpus, open_corpus
+from medweave.corpus.vocabulary import load
+from medweave.errors import RequestError, UserError
+from medweave.files import only_writer, write_bytes
+from medweave.progress import say, track
+from medweave.seeds import generator
+
+OURS = ("corpus.json", records.FOLDER, "fingerprints")
+GROWS = ("sources", "accept", "folds")  # parts of a recipe that may gain entries when a corpus is added to
+
+Engine = Literal["local", "ray"]
+
+
+def build(recipe: CorpusRecipe, engine: Engine | None = None) -> Corpus:
+    """Build a corpus, go on with one, or add new images to one.
+
+    Raises RequestError for a recipe that would change what is there already, UserError for a full disk, for a second
+    build into the same folder, and when no image at all can be read.
+    """
+    _check_folder(recipe.path)
+    with only_writer(recipe.path):
+        corpus = _existing(recipe)
+        if corpus:
+            _restore(corpus, recipe, engine)
+        made = plan_of(recipe, corpus)
+        _copy_banks(recipe.path, made.table)
+        tasks = cut(made.table, recipe, [shard["name"] for shard in corpus.shards] if corpus else [])
+        records.forget_others(recipe.path, {task.name for task in tasks}, corpus)
+        _make(tasks, recipe, engine)
+        assemble.assemble(made, [task.name for task in tasks], corpus)
+    return open_corpus(recipe.path)
+
+
+def plan_of(recipe: CorpusRecipe, corpus: Corpus | None) -> Plan:
+    """The plan of what is to be added to `corpus`, or of a new one."""
+    if corpus is None:
+        return make_plan(recipe)
+    known = [name for name in SCHEMA.names if name not in ("recipe", "place")]
+    folds = corpus.overlay("folds") if corpus.has_overlay("folds") else None
+    return make_plan(recipe, corpus.index(known), folds)
+
+
+def cut(table: pa.Table, recipe: CorpusRecipe, taken: Sequence[str] = ()) -> list[Task]:
+    """The plan's rows as shards: one source and split each, modality after modality, shuffled by seed within these.
+
+    taken: names of shards that are there already; numbers go on after them.
+    """
+    codes = [_codes(table["source"]), _codes(table["split"], SIDES), _codes(table["modality"], MODALITIES)]
+    together = codes[0] * len(SIDES) + codes[1]
+    used = Counter(name.rsplit("-", 1)[0] for name in taken)
+    tasks = []
+    for value in np.unique(together):
+        rows = np.flatnonzero(together == value)
+        source, split = (table[name][int(rows[0])].as_py() for name in ("source", "split"))
+        stem = f"{source}-{split}"
+        rows = rows[generator(recipe.seed, "shards", stem, used[stem]).permutation(len(rows))]
+        rows = rows[np.argsort(codes[2][rows], kind="stable")]
+        for number, start in enumerate(range(0, len(rows), recipe.shard), used[stem]):
+            tasks.append(Task(f"{stem}-{number:05d}.tar", recipe, table, rows[start : start + recipe.shard]))
+    return tasks
+
+
+def _make(tasks: Sequence[Task], recipe: CorpusRecipe, engine: Engine | None) -> None:
+    names = run(make_shard, tasks, engine or recipe.engine, recipe.workers)
+    for _ in track(names, f"building {recipe.path.name}, shards of {recipe.shard}", len(tasks)):
+        pass
+
+
+def _existing(recipe: CorpusRecipe) -> Corpus | None:
+    """The corpus that is there already. Raises RequestError when the recipe does not fit it."""
+    if not (recipe.path / "corpus.json").exists():
+        return None
+    corpus = open_corpus(recipe.path)
+    old, new = corpus.facts["recipe"], assemble.content_of(recipe)
+    changed = [name for name in new if old.get(name) != new[name] and name not in GROWS]
+    changed += [name for name in ("sources", "accept") if any(entry not in new[name] for entry in old[name])]
+    changed += ["folds"] * (old["folds"] not in (None, new["folds"]))
+    if changed:
+        names = ", ".join(f"corpus.{name}" for name in changed)
+        todo = "choose a new path, or only add sources; corpus.json holds the recipe it was built from"
+        raise RequestError(f"{names} differ from what this corpus was built from", where=recipe.path, todo=todo)
+    return corpus
+
+
+def _restore(corpus: Corpus, recipe: CorpusRecipe, engine: Engine | None) -> None:
+    """Write shards anew that are missing or cut short. Raises UserError when their images have changed meanwhile."""
+    lost = [n for n, shard in enumerate(corpus.shards) if not records.is_whole(recipe.path, shard["name"], shard)]
+    if not lost:
+        return
+    say(f"{len(lost)} damaged shards are written anew")
+    index = corpus.index()
+    index = index.filter(pc.is_in(index["shard"], value_set=pa.array(lost, pa.int32())))
+    listed = list_samples(recipe, [open_source(source) for source in recipe.sources], load()).table
+    at = pc.index_in(index["id"], value_set=listed["id"].combine_chunks())
+    if at.null_count:
+        gone = index["id"].filter(pc.is_null(at))[0]
+        raise UserError(f"{gone} is in a damaged shard, and no longer in its source", where=recipe.path)
+    origin = listed.select(["recipe", "place"]).take(at)
+    table = pa.table([*index.select(SCHEMA.names[:-2]).columns, *origin.columns], schema=SCHEMA)
+    rows = {n: np.flatnonzero(index["shard"].to_numpy() == n) for n in lost}
+    shards = {n: corpus.shards[n] for n in lost}
+    _make([Task(shards[n]["name"], recipe, table, rows[n], shards[n]["sha256"]) for n in lost], recipe, engine)
+
+
+def _codes(column: pa.ChunkedArray, order: Sequence[str] | None = None) -> np.ndarray:
+    """int64 [n]: each value's place in `order`, or in the order of first appearance."""
+    values = pa.array(order, pa.string()) if order else pc.unique(column)
+    return np.asarray(pc.index_in(column, value_set=values), np.int64)
+
+
+def _copy_banks(folder: Path, table: pa.Table) -> None:
+    """Keep the banks of the plan's modalities in the corpus. One that is there stays as it is, edited or not."""
+    modalities = set(pc.unique(table["modality"]).to_pylist())
+    for path in shipped():
+        copy = folder / "captions" / path.name
+        if not copy.exists() and any(entry.modality in modalities for entry in read_entries(path)):
+            write_bytes(copy, path.read_bytes())
+
+
+def _check_folder(folder: Path) -> None:
+    """Never mix a corpus into a folder that holds something else."""
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if held and not held & set(OURS) and held != {".lock"}:
+        raise RequestError("the folder holds other files", where=folder, todo="choose a new or an empty folder")

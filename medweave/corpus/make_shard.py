@@ -1,0 +1,91 @@
+"""One worker's task: the pixels, captions and hashes of a shard's samples, written with a record of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from medweave.corpus import images, records
+from medweave.corpus.captions.bank import Bank
+from medweave.corpus.captions.pick import pick
+from medweave.corpus.fingerprint import fingerprint
+from medweave.corpus.limits import BadImage
+from medweave.corpus.listing import open_source
+from medweave.corpus.recipe import CorpusRecipe
+from medweave.corpus.shards import PLANNED, Item, fields_of, write_shard
+from medweave.errors import UserError
+from medweave.files import hash_of
+from medweave.recipe import as_data
+from medweave.seeds import generator
+
+AT_LEAST = 64  # pixels of the shorter side that a perceptual hash is taken from
+
+
+@dataclass(frozen=True)
+class Task:
+    """The rows of a plan that make one shard. expected: sha256 of a shard that is restored."""
+
+    name: str
+    recipe: CorpusRecipe
+    plan: pa.Table
+    rows: np.ndarray
+    expected: str | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A worker gets its own rows only."""
+        own = self.plan.take(pa.array(self.rows))
+        return Task, (self.name, self.recipe, own, np.arange(len(own)), self.expected)
+
+
+def make_shard(task: Task) -> None:
+    """Make one shard and its record, unless both are there already.
+
+    Raises UserError when the disk is full, or when a shard that is restored is not what it was.
+    """
+    rows = task.plan.take(pa.array(task.rows)).to_pylist()
+    folder, name = task.recipe.path, task.name
+    key = _key(rows, task.recipe)
+    record = records.read(folder, name)
+    if record and record.key == key and records.is_whole(folder, name, record.facts):
+        return
+    skipped: list[dict[str, str]] = []
+    shard = write_shard(folder / "shards" / name, _items(rows, task.recipe, skipped))
+    if task.expected is None:
+        records.write(folder, name, records.Record.of(shard, skipped, key))
+    elif task.expected != shard.sha256:
+        raise UserError(f"{name} was lost, and its images have changed since", where=folder, todo="choose a new path")
+
+
+def _items(rows: Sequence[dict[str, Any]], recipe: CorpusRecipe, skipped: list[dict[str, str]]) -> Iterator[Item]:
+    """The samples of a shard with their pixels; those that have none go to `skipped`."""
+    sources = {number: open_source(recipe.sources[number]) for number in {row["recipe"] for row in rows}}
+    bank = Bank.load(sorted((recipe.path / "captions").glob("*.yaml")))
+    for row in rows:
+        try:
+            picture = images.prepare(sources[row["recipe"]].image(row["place"]), recipe.limits, recipe.image)
+            small = images.decode(picture.data, AT_LEAST)
+        except BadImage as error:
+            facts = {"item": row["id"], "source": row["source"], "reason": error.reason, "remedy": error.remedy}
+            skipped.append(facts)
+            continue
+        draw = generator(recipe.seed, "shard caption", row["id"])
+        yield Item(
+            row={name: row[name] for name in PLANNED.names},
+            caption=pick(fields_of(row), recipe.sources[row["recipe"]].captions, bank, draw),
+            data=picture.data,
+            format=picture.format,
+            width=picture.width,
+            height=picture.height,
+            phash=fingerprint(small).hash,
+        )
+
+
+def _key(rows: Sequence[dict[str, Any]], recipe: CorpusRecipe) -> str:
+    """What a shard is made from, but for the files of its source."""
+    numbers = sorted({row["recipe"] for row in rows})
+    sources = [as_data(recipe.sources[number]) for number in numbers]
+    return hash_of([rows, sources, as_data(recipe.limits), as_data(recipe.image), recipe.seed])

@@ -1,0 +1,82 @@
+"""Tables beside a corpus, keyed by sample id: folds, corrected labels, and the samples that were withdrawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medweave.corpus.remote import Place
+from medweave.errors import RequestError, unknown_name
+from medweave.files import only_writer, whole_file
+
+if TYPE_CHECKING:
+    from medweave.corpus.store import Corpus
+
+WITHDRAWN = "withdrawn.parquet"
+
+
+def file_of(name: str) -> str:
+    """An overlay's file inside the corpus. Raises RequestError for a name that is no plain one."""
+    if not name or Path(name).name != name or name.startswith("."):
+        raise RequestError(f"{name!r} is no name for an overlay", todo="give a plain name without a path")
+    return f"overlays/{name}.parquet"
+
+
+def read(place: Place, name: str) -> pa.Table:
+    """An overlay's table. Raises RequestError when there is none of that name."""
+    path = place.local(file_of(name), changing=True)
+    if not path.exists():
+        raise unknown_name("overlay", name, [other.stem for other in path.parent.glob("*.parquet")], where=path.parent)
+    return pq.read_table(path)
+
+
+def write(corpus: Corpus, name: str, table: pa.Table) -> None:
+    """Keep `table` as an overlay: a column `id`, each id once and in the corpus, and any others."""
+    folder = corpus.local_path()
+    if "id" not in table.column_names:
+        raise RequestError("an overlay needs a column `id`", where=name)
+    ids = table.column("id").to_pylist()
+    if len(set(ids)) < len(ids):
+        raise RequestError("an id stands twice in the overlay", where=name, todo="give one row a sample")
+    _known(corpus, ids)
+    with only_writer(folder):
+        write_table(folder / file_of(name), table)
+
+
+def withdrawn(place: Place) -> set[int]:
+    """The numbers of the samples that were withdrawn."""
+    path = place.local(WITHDRAWN, changing=True)
+    return set(pq.read_table(path, columns=["number"]).column(0).to_pylist()) if path.exists() else set()
+
+
+def withdraw(corpus: Corpus, ids: Sequence[str], reason: str) -> None:
+    """Add samples to withdrawn.parquet: number, id, reason."""
+    path = corpus.local_path() / WITHDRAWN
+    numbers = _known(corpus, ids)
+    with only_writer(corpus.local_path()):
+        before = pq.read_table(path).to_pylist() if path.exists() else []
+        rows = {row["number"]: row for row in before}
+        for number, sample in zip(numbers.tolist(), ids, strict=True):
+            rows.setdefault(number, {"number": number, "id": sample, "reason": reason})
+        write_table(path, pa.Table.from_pylist([rows[number] for number in sorted(rows)]))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """A Parquet file, whole or not at all."""
+    with whole_file(path) as draft:
+        pq.write_table(table, draft, compression="zstd")
+
+
+def _known(corpus: Corpus, ids: Sequence[str]) -> np.ndarray:
+    """The numbers of ids, all of which must be in the corpus."""
+    numbers = corpus.numbers_of(ids)
+    missing = [sample for sample, number in zip(ids, numbers, strict=True) if number < 0]
+    if missing:
+        more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
+        raise RequestError(f"no sample {missing[0]!r}{more} in the corpus", where=corpus.path)
+    return numbers

@@ -1,0 +1,239 @@
+"""A built corpus and its random-access reader. A sample's number is its row in the index.
+
+A worker that reads holds no index: it looks a sample's place up in places.npy with one small read, and the sample's
+fields lie beside its pixels in the tar. Memory is therefore flat in the number of samples.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from medweave.corpus import overlays, verify
+from medweave.corpus.order import Numbers
+from medweave.corpus.remote import LocalFolder, Place, RemoteFolder
+from medweave.corpus.shards import BLOCK, HEAD, INDEX, read_fields
+from medweave.errors import RequestError, UserError, unknown_name
+from medweave.files import hash_of_file
+
+FORMAT = 1
+PLACES = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("length", "<u4"), ("stratum", "<u2")])
+NEIGHBOURS = 64  # samples that one remote read brings
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """The samples [start, stop) of one source, split and modality: they lie together."""
+
+    source: str
+    split: str
+    modality: str
+    start: int
+    stop: int
+
+
+class Corpus:
+    """A built corpus, open for reading; safe to share with threads, forked and spawned workers.
+
+    path: its folder or URL. facts: corpus.json. hash: of its whole content. strata: in order of sample numbers.
+    """
+
+    def __init__(self, path: str | Path, place: Place, facts: dict[str, Any]) -> None:
+        self.path, self.facts = path, facts
+        self.hash: str = facts["hash"]
+        self.shards: list[dict[str, Any]] = facts["shards"]
+        self.strata = list(_strata(facts["strata"]))
+        self.place = place
+        self._table = LocalFolder(place.local("places.npy").parent)
+        self._first_place = _first_place(place.local("places.npy"), len(self))
+
+    def __len__(self) -> int:
+        return int(self.facts["samples"])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_corpus, (self.path,)
+
+    def places(self, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop) of places.npy, dtype PLACES."""
+        first, last = (self._first_place + number * PLACES.itemsize for number in (start, stop))
+        return np.frombuffer(self._table.range("places.npy", first, last), PLACES)
+
+    def read(self, number: int) -> bytes:
+        """The image file of one sample. Raises UserError where its shard is damaged."""
+        shard, offset, length = self._where(number)
+        data = self._bytes(number, shard, offset, offset + length)
+        if len(data) < length:
+            raise self._cut_short(shard)
+        return data
+
+    def fields(self, number: int) -> dict[str, Any]:
+        """All that is known of one sample, as its KEY.json says. Raises UserError where its shard is damaged."""
+        shard, offset, length = self._where(number)
+        ahead = HEAD
+        while True:
+            tail = self._bytes(number, shard, offset + length, offset + length + ahead)
+            found = read_fields(tail, length)
+            if found is not None:
+                return found
+            if len(tail) < ahead:
+                raise self._cut_short(shard)
+            ahead *= 8
+
+    def index(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The index, one row a sample: [len(self), columns]."""
+        unknown = [name for name in columns or () if name not in INDEX.names]
+        if unknown:
+            raise unknown_name("column of the index", unknown[0], INDEX.names)
+        names = None if columns is None else list(columns)
+        return pq.read_table(self.place.local("index.parquet"), columns=names).slice(0, len(self))
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The index in pieces, front to back, for corpora larger than memory."""
+        left = len(self)
+        with pq.ParquetFile(self.place.local("index.parquet")) as file:
+            for batch in file.iter_batches(columns=list(columns)):
+                yield batch.slice(0, left)
+                left -= min(left, len(batch))
+
+    def numbers_of(self, ids: Sequence[str]) -> Numbers:
+        """The numbers of samples by id, -1 for an id that is not there: int64 [n]. Streams the index."""
+        wanted = pa.array(ids, pa.string())
+        found = np.full(len(wanted), -1, np.int64)
+        first = 0
+        for batch in self.batches(["id"]):
+            at = pc.index_in(wanted, value_set=batch.column(0))
+            found[np.asarray(at.is_valid())] = first + at.drop_null().to_numpy()
+            first += len(batch)
+        return found
+
+    def overlay(self, name: str) -> pa.Table:
+        """An overlay's table: id and its columns. Raises RequestError when there is none of that name."""
+        return overlays.read(self.place, name)
+
+    def has_overlay(self, name: str) -> bool:
+        """Whether there is an overlay of that name."""
+        return self.place.local(overlays.file_of(name), changing=True).exists()
+
+    def overlay_hash(self, name: str) -> str:
+        """sha256 of an overlay, for the results that rest on it."""
+        overlays.read(self.place, name)
+        return hash_of_file(self.place.local(overlays.file_of(name)))
+
+    def write_overlay(self, name: str, table: pa.Table) -> None:
+        """Keep a table of id and other columns beside the corpus. Raises RequestError for ids that are not there."""
+        overlays.write(self, name, table)
+
+    def withdrawn(self) -> set[int]:
+        """The numbers of the samples that must not be used any more."""
+        return overlays.withdrawn(self.place)
+
+    def withdraw(self, ids: Sequence[str], reason: str) -> None:
+        """Never give these samples again. Raises RequestError for ids that are not there."""
+        overlays.withdraw(self, ids, reason)
+
+    def skipped(self) -> pa.Table:
+        """What the build left out: item, reason, remedy."""
+        return pq.read_table(self.place.local("skipped.parquet"))
+
+    def banks(self) -> list[Path]:
+        """The caption banks that came with the corpus, as local files."""
+        return [self.place.local(f"captions/{name}") for name in self.facts["banks"]]
+
+    def verify(self) -> None:
+        """Read every byte again. Raises UserError naming each damaged file and what to do."""
+        damaged = verify.damaged(self)
+        if damaged:
+            raise UserError(f"damaged: {', '.join(damaged)}", where=self.path, todo=verify.REMEDY)
+
+    def shard_file(self, shard: int) -> str:
+        """The name of a shard inside the corpus."""
+        return f"shards/{self.shards[shard]['name']}"
+
+    def local_path(self) -> Path:
+        """The folder, for what writes into it. Raises RequestError for a remote corpus."""
+        if isinstance(self.path, Path):
+            return self.path
+        raise RequestError("a remote corpus is read only", where=self.path, todo="write into a local copy")
+
+    def _where(self, number: int) -> tuple[int, int, int]:
+        if not 0 <= number < len(self):
+            raise IndexError(f"sample {number} of {len(self)}")
+        shard, offset, length, _ = self.places(number, number + 1)[0]
+        return int(shard), int(offset), int(length)
+
+    def _bytes(self, number: int, shard: int, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of a shard, fewer at its end; from afar, out of a range that holds the neighbours too."""
+        first, last = self._block(number, shard) if isinstance(self.place, RemoteFolder) else (start, stop)
+        try:
+            data = self.place.range(self.shard_file(shard), first, last)
+        except FileNotFoundError:
+            raise UserError("the shard is missing", where=self.shard_file(shard), todo=verify.REMEDY) from None
+        return data[start - first : stop - first]
+
+    def _block(self, number: int, shard: int) -> tuple[int, int]:
+        """The bytes of a shard that hold a sample and its neighbours: the same for each of them."""
+        first = number - number % NEIGHBOURS
+        rows = self.places(first, min(first + NEIGHBOURS + 1, len(self)))
+        offsets = rows["offset"].astype(np.int64) - BLOCK
+        here = np.flatnonzero(rows["shard"] == shard)
+        after = here[here == NEIGHBOURS]
+        return int(offsets[here[0]]), int(offsets[after[0]]) if len(after) else int(self.shards[shard]["bytes"])
+
+    def _cut_short(self, shard: int) -> UserError:
+        return UserError("the shard is cut short", where=f"{self.path}/{self.shard_file(shard)}", todo=verify.REMEDY)
+
+
+def open_corpus(path: str | Path, cache: Path | None = None) -> Corpus:
+    """Open a built corpus: a folder, or an fsspec URL whose parts are kept in `cache`.
+
+    Raises RequestError when nothing is there, UserError when the corpus is not readable.
+    """
+    if "://" not in str(path):
+        facts = _facts(LocalFolder(Path(path)), path)
+        return Corpus(Path(path), LocalFolder(Path(path)), facts)
+    url = str(path).rstrip("/")
+    kept = cache or Path(os.environ.get("MEDWEAVE_CACHE", Path.home() / ".cache" / "medweave"))
+    facts = _facts(RemoteFolder(url, kept), url)
+    return Corpus(url, RemoteFolder(url, kept / facts["hash"]), facts)
+
+
+def _facts(place: Place, path: str | Path) -> dict[str, Any]:
+    try:
+        with place.open("corpus.json") as file:
+            facts = json.load(file)
+    except FileNotFoundError:
+        raise RequestError("no built corpus", where=path, todo="build it with `medweave build RECIPE`") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"corpus.json cannot be read: {error}", where=path) from None
+    if facts.get("format") != FORMAT:
+        found = facts.get("format")
+        raise UserError(f"the corpus has format {found}, this version reads {FORMAT}", where=path, todo="build it anew")
+    return facts
+
+
+def _strata(listed: Sequence[dict[str, Any]]) -> Iterator[Stratum]:
+    start = 0
+    for facts in listed:
+        stop = start + facts["samples"]
+        yield Stratum(facts["source"], facts["split"], facts["modality"], start, stop)
+        start = stop
+
+
+def _first_place(path: Path, samples: int) -> int:
+    """Where the rows of places.npy begin, in bytes."""
+    try:
+        table = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        raise UserError("missing or damaged", where=path, todo=verify.REMEDY) from None
+    if table.dtype != PLACES or len(table) < samples:
+        raise UserError("does not fit its corpus.json", where=path, todo=verify.REMEDY)
+    return int(table.offset)
