@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import open_clip
 import timm
 import torch
 from open_clip.hf_configs import arch_dict
@@ -47,6 +48,8 @@ class Architecture:
         config["custom_text"] = True
         if self.text_config is not None:
             config["text_cfg"]["hf_model_name"] = text or str(folder / "text")
+        if config["text_cfg"].get("hf_tokenizer_name"):
+            config["text_cfg"]["hf_tokenizer_name"] = text or str(folder)
         if self.image_config is not None:
             config["vision_cfg"]["timm_model_name"] = image or f"local-dir:{folder / 'image'}"
         return config
@@ -80,6 +83,14 @@ def assemble(architecture: Architecture) -> CustomTextCLIP:
             raise RequestError(f"the model cannot be made from its configuration: {error}") from error
 
 
+def arch_config(arch: str) -> dict[str, Any]:
+    """open_clip's configuration of that name. Raises RequestError with the nearest names."""
+    config = open_clip.get_model_config(arch)
+    if config is None:
+        raise unknown_name("open_clip model", arch, open_clip.list_models())
+    return config
+
+
 def text_config(source: str, dropout: float | None = None) -> dict[str, Any]:
     """The configuration of a transformers text tower, from a folder or the hub, with its dropout set."""
     with reaching(source, "text tower's configuration"):
@@ -110,7 +121,9 @@ def timm_facts(name: str) -> tuple[dict[str, Any], int, str]:
         raise unknown_name("timm model", name, timm.list_models())
     with reaching(name, "timm configuration"), torch.device("meta"):
         trunk = timm.create_model(name, num_classes=0)
-    return dict(trunk.pretrained_cfg), int(trunk.num_features), str(getattr(trunk, "global_pool", None) or "avg")
+    config: Any = trunk.pretrained_cfg
+    width: Any = trunk.num_features
+    return dict(config), int(width), str(getattr(trunk, "global_pool", None) or "avg")
 
 
 def timm_config(name: str, size: int) -> dict[str, Any] | None:

@@ -16,10 +16,20 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from medweave import progress, seeds
 from medweave.errors import RequestError, unknown_name
 from medweave.models import offline
-from medweave.models.architecture import Architecture, assemble, text_config, text_positions, timm_config, timm_facts
+from medweave.models.architecture import (
+    Architecture,
+    arch_config,
+    assemble,
+    text_config,
+    text_positions,
+    timm_config,
+    timm_facts,
+)
+from medweave.models.folder import save
 from medweave.models.preprocess import Preprocess
+from medweave.models.public import open_whole
 from medweave.models.recipe import ImageTowerRecipe, ModelRecipe, TextTowerRecipe
-from medweave.models.tokens import Tokens, arch_tokenizer, hub_tokenizer
+from medweave.models.tokens import Tokens, tokenizer_of
 from medweave.models.towers import freeze
 from medweave.models.two_towers import DualModel
 from medweave.models.weights import check_tag, fill, hub_text_state, read_state, tagged_state, timm_public_state
@@ -28,7 +38,6 @@ LONGEST = 256  # tokens of a text, where neither recipe nor tower asks for less
 WIDTH = 512  # of the joint space, where neither recipe nor tower says
 HEADS = {"softmax": (math.log(1 / 0.07), None), "sigmoid": (math.log(10), -10.0)}  # CLIP's and SigLIP's
 ARCH = "open_clip:"
-LITE0 = "tf_efficientnet_lite0"
 
 
 @dataclass(frozen=True)
@@ -50,8 +59,6 @@ def build(recipe: ModelRecipe, seed: int = 0) -> DualModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.seed_of(seed, "model"))
         if recipe.start is not None:
-            from medweave.models.load import open_whole
-
             return open_whole(recipe.start)
         return _from_towers(recipe)
 
@@ -68,14 +75,6 @@ def _from_towers(recipe: ModelRecipe) -> DualModel:
         freeze(tower, how)
     facts = {"image_tower": recipe.image.tower, "text_tower": recipe.text.tower}
     return DualModel(clip, architecture, preprocess, Tokens(text.tokenizer, text.context), facts).eval()
-
-
-def arch_config(arch: str) -> dict[str, Any]:
-    """open_clip's configuration of that name. Raises RequestError with the nearest names."""
-    config = open_clip.get_model_config(arch)
-    if config is None:
-        raise unknown_name("open_clip model", arch, open_clip.list_models())
-    return config
 
 
 def _architecture(recipe: ModelRecipe, text: _Text, size: int) -> Architecture:
@@ -136,7 +135,7 @@ def _arch_text(arch: str, text: TextTowerRecipe) -> _Text:
     if "hf_model_name" in config:
         return _hub_text(config["hf_model_name"], config, context, text.dropout)
     config["context_length"] = context
-    return _Text(config, None, None, arch_tokenizer(arch, context), context)
+    return _Text(config, None, None, tokenizer_of(config), context)
 
 
 def _hub_text(source: str, config: dict[str, Any], context: int | None, dropout: float) -> _Text:
@@ -145,10 +144,10 @@ def _hub_text(source: str, config: dict[str, Any], context: int | None, dropout:
     context = context or min(positions or LONGEST, LONGEST)
     if positions is not None and context > positions:
         raise RequestError(f"the text tower {source} reads at most {positions} tokens", todo=f"context is {context}")
-    tokenizer = hub_tokenizer(source, context)
+    named = {"hf_model_name": source, "hf_tokenizer_name": source, "context_length": context}
+    tokenizer = tokenizer_of({**config, **named})
     if tokenizer.tokenizer.pad_token_id != parts["pad_token_id"]:
         raise RequestError("the tokenizer and the text tower disagree on the padding token", where=source)
-    named = {"hf_model_name": source, "hf_tokenizer_name": source, "context_length": context}
     return _Text({**config, **named}, parts, source, tokenizer, context)
 
 
@@ -200,8 +199,8 @@ def _fill_image(clip: CustomTextCLIP, image: ImageTowerRecipe, size: int) -> Non
     if weights is None:
         progress.say(f"the image tower {image.tower} starts from random weights")
     elif weights.startswith(offline.PREFIX):
-        if image.tower != f"timm:{LITE0}":
-            raise RequestError(f"{weights} are weights of timm:{LITE0}, not of {image.tower}")
+        if image.tower != f"timm:{offline.LITE0}":
+            raise RequestError(f"{weights} are weights of timm:{offline.LITE0}, not of {image.tower}")
         offline.folder_of(weights.removeprefix(offline.PREFIX))
         fill(clip, "visual", offline.lite0_state(), weights)
     elif Path(weights).exists():
@@ -255,4 +254,4 @@ def _text_source(text: TextTowerRecipe) -> str:
     return text.tower.removeprefix("transformers:")
 
 
-__all__ = ["DualModel", "build"]
+__all__ = ["DualModel", "build", "save"]

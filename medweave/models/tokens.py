@@ -5,10 +5,10 @@ b texts, l tokens, c the context.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import open_clip
 import torch
 from open_clip.model import CustomTextCLIP
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
@@ -17,6 +17,7 @@ from torch import Tensor
 from medweave.errors import UserError
 from medweave.models.reaching import reaching
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 TOLERANCE = 1e-5
 TRIAL = ("x-ray", "chest radiograph of an adult with clear lungs, a normal heart and no pleural effusion")
 
@@ -59,16 +60,16 @@ def pads_freely(model: CustomTextCLIP, tokens: Tokens) -> bool:
     return bool((torch.cat(alone) - whole).abs().max() < TOLERANCE)
 
 
-def hub_tokenizer(source: str | Path, context: int) -> HFTokenizer:
-    """A transformers tokenizer from a folder or the hub."""
-    with reaching(str(source), "tokenizer"):
-        tokenizer = HFTokenizer(str(source), context_length=context)
+def tokenizer_of(text_cfg: Mapping[str, Any], folder: Path | None = None) -> HFTokenizer | SimpleTokenizer:
+    """The tokenizer that open_clip's `text_cfg` names; files of a tokenizer in `folder` come first."""
+    context, options = text_cfg.get("context_length", 77), dict(text_cfg.get("tokenizer_kwargs") or {})
+    name = text_cfg.get("hf_tokenizer_name")
+    if not name:
+        return SimpleTokenizer(context_length=context, **options)
+    here = folder is not None and any((folder / file).is_file() for file in TOKENIZER_FILES)
+    source = str(folder) if here else name
+    with reaching(source, "tokenizer"):
+        tokenizer = HFTokenizer(source, context, tokenizer_mode=text_cfg.get("tokenizer_mode"), **options)
     if tokenizer.tokenizer.pad_token_id is None:
         raise UserError("the tokenizer has no padding token", where=source)
     return tokenizer
-
-
-def arch_tokenizer(arch: str, context: int) -> HFTokenizer | SimpleTokenizer:
-    """The tokenizer of an open_clip configuration."""
-    with reaching(arch, "tokenizer"):
-        return open_clip.get_tokenizer(arch, context_length=context)

@@ -7,6 +7,7 @@ import pickle
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -112,7 +113,7 @@ def hub_text_state(encoder: HFTextEncoder, source: str) -> State:
     Heads of other tasks are left out. Raises UserError when weights that the tower needs are missing.
     """
     pooling = any(name.startswith("pooler.") for name, _ in encoder.transformer.named_parameters())
-    options = {} if encoder.config.is_encoder_decoder else {"add_pooling_layer": pooling}
+    options: dict[str, Any] = {} if encoder.config.is_encoder_decoder else {"add_pooling_layer": pooling}
     with reaching(source, "text tower's weights"):
         tower, report = AutoModel.from_pretrained(
             source, dtype=torch.float32, output_loading_info=True, weights_only=True, **options
@@ -128,7 +129,7 @@ def hub_text_state(encoder: HFTextEncoder, source: str) -> State:
 
 def timm_public_state(name: str, size: int) -> State:
     """timm's own weights for a tower, fitted to the input size."""
-    options = {"img_size": size} if timm_facts(name)[0].get("fixed_input_size") else {}
+    options: dict[str, Any] = {"img_size": size} if timm_facts(name)[0].get("fixed_input_size") else {}
     with reaching(name, "public weights"):
         return timm.create_model(name, pretrained=True, num_classes=0, **options).state_dict()
 
@@ -167,19 +168,20 @@ def _of_tower(tower: nn.Module, side: str, state: State) -> State:
     prefix = trunk_prefix(tower)
     if prefix and not any(name.startswith(prefix) for name in state):
         if isinstance(tower, TimmModel):
-            state = _timm_trunk(tower.trunk, state)
+            state = timm_trunk_state(tower.trunk, state)
         state = {prefix + name: tensor for name, tensor in state.items()}
     elif isinstance(tower, TimmModel):
         trunk = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
         rest = {name: t for name, t in state.items() if not name.startswith(prefix)}
-        state = {prefix + name: t for name, t in _timm_trunk(tower.trunk, trunk).items()} | rest
+        state = {prefix + name: t for name, t in timm_trunk_state(tower.trunk, trunk).items()} | rest
     return state
 
 
-def _timm_trunk(trunk: nn.Module, state: State) -> State:
+def timm_trunk_state(trunk: nn.Module, state: State) -> State:
     """A timm state without its classifier and with its position grid at the trunk's size (timm's own filter)."""
     adapt = getattr(sys.modules[type(trunk).__module__], "checkpoint_filter_fn", None)
-    classifiers = trunk.pretrained_cfg.get("classifier") or ()
+    config: Any = trunk.pretrained_cfg
+    classifiers = config.get("classifier") or ()
     classifiers = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
     state = {name: t for name, t in state.items() if not name.startswith(tuple(f"{c}." for c in classifiers))}
     return adapt(state, trunk) if adapt else state

@@ -1,0 +1,148 @@
+"""One interface to every model: images and texts to unit rows. Everything after training speaks to it only.
+
+n images, m texts, d the joint width, w the image tower's own width, s the input side.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from medweave.models.preprocess import Picture, Pixels, Preprocess
+from medweave.models.weights import hash_of_state
+
+Rows = NDArray[np.float32]
+Pictures = Picture | Iterable[Picture]
+TEXTS = 256  # texts a batch
+
+
+@dataclass(frozen=True)
+class Head:
+    """How likenesses become logits, `scale * cosine + bias`, and logits probabilities."""
+
+    scale: float
+    bias: float
+    kind: Literal["softmax", "sigmoid"]
+
+
+class Encoder:
+    """A model in use. Rows are float32 and of length 1 unless a method says otherwise."""
+
+    def __init__(self, model: Any, name: str) -> None:
+        self.model, self.name = model, name
+
+    @property
+    def dim(self) -> int:
+        """d."""
+        return self.model.dim
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What the model expects of an image."""
+        return self.model.preprocess
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Width, context, input size, parameters, licence, and what was stored with the model."""
+        size = sum(p.numel() for p in self.model.parameters())
+        own = {"width": self.dim, "context": self._context, "size": self.preprocess.size, "parameters": size}
+        return {"licence": None, **own, **self.model.facts}
+
+    @property
+    def head(self) -> Head:
+        """The model's own scale and bias."""
+        bias = self.model.logit_bias
+        return Head(float(self.model.logit_scale.exp()), 0.0 if bias is None else float(bias), self.model.kind)
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """sha256 over all weights."""
+        return hash_of_state(self.model.state_dict())
+
+    def embed_images(self, images: Pictures, batch: int = 64) -> Rows:
+        """Paths, file bytes, Pillow images or uint8 arrays, one or many -> [n, d]. Raises UserError if unreadable."""
+        return self._over_images(self.model.encode_image, images, batch)
+
+    def image_features(self, images: Pictures, batch: int = 64) -> Rows:
+        """The image tower's output before the joint projection, not normalised: [n, w]."""
+        return self._over_images(self.model.image_features, images, batch)
+
+    def embed_texts(self, texts: str | Sequence[str], batch: int = TEXTS) -> Rows:
+        """Texts -> [m, d]. Raises UserError for a model without a text tower."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        with _in_use(self.model):
+            parts = [
+                _numpy(self.model.encode_text(self.model.tokenize(texts[at : at + batch]).to(self._device)))
+                for at in range(0, len(texts), batch)
+            ]
+        return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
+
+    def logits(self, image_rows: Rows, text_rows: Rows) -> Rows:
+        """[n, d] and [m, d] -> [n, m]."""
+        return (self.head.scale * image_rows @ text_rows.T + self.head.bias).astype(np.float32)
+
+    def _over_images(self, encode: Any, images: Pictures, batch: int) -> Rows:
+        with _in_use(self.model):
+            parts = [
+                _numpy(encode(self.preprocess.tensor(pixels).to(self._device)))
+                for pixels in _decoded(self.preprocess, _many(images), batch)
+            ]
+        return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def _context(self) -> int | None:
+        return getattr(self.model, "context", None) or getattr(self.model.tokenize, "context", None)
+
+
+def _many(images: Pictures) -> Iterator[Picture]:
+    """One picture or many as a stream of pictures."""
+    array = isinstance(images, np.ndarray) and (images.ndim == 2 or (images.ndim == 3 and images.shape[-1] == 3))
+    if array or isinstance(images, str | Path | bytes | Image.Image):
+        yield images  # type: ignore[misc]
+    else:
+        yield from images
+
+
+def _decoded(preprocess: Preprocess, images: Iterator[Picture], batch: int) -> Iterator[Pixels]:
+    """Batches uint8 [b, s, s, 3], decoded by threads one batch ahead."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        waiting: deque[list[Any]] = deque()
+        while group := list(islice(images, batch)):
+            waiting.append([pool.submit(preprocess.array, image) for image in group])
+            if len(waiting) > 1:
+                yield np.stack([future.result() for future in waiting.popleft()])
+        while waiting:
+            yield np.stack([future.result() for future in waiting.popleft()])
+
+
+@contextmanager
+def _in_use(model: Any) -> Iterator[None]:
+    """No gradients, no dropout; a model in training goes on training afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(training)
+
+
+def _numpy(rows: torch.Tensor) -> Rows:
+    return rows.float().cpu().numpy()

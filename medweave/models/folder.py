@@ -1,0 +1,169 @@
+"""A model on disk: an open_clip hub folder, so that stock open_clip opens it, with `medweave.json` beside.
+
+open_clip_config.json, open_clip_model.safetensors, the tokenizer's files, text/config.json of a transformers tower,
+image/config.json of a timm tower at an unusual size. open_clip wants absolute paths of the last two: they are corrected
+when a moved folder is opened here, and become hub names on export.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from open_clip.factory import load_checkpoint
+from open_clip.model import CustomTextCLIP
+from open_clip.tokenizer import HFTokenizer
+from safetensors.torch import save_file
+
+from medweave.errors import RequestError, UserError
+from medweave.files import read_json, sync_folder, write_json
+from medweave.models.architecture import Architecture, assemble, text_config
+from medweave.models.preprocess import Preprocess
+from medweave.models.tokens import Tokens, tokenizer_of
+from medweave.models.two_towers import DualModel
+from medweave.models.weights import SHOWN, differences, read_state, weights_file
+
+CONFIG = "open_clip_config.json"
+WEIGHTS = "open_clip_model.safetensors"
+FACTS = "medweave.json"
+TOKENIZERS = ("token*", "vocab*", "merges*", "special_tokens*", "added_tokens*", "*.model")
+
+
+def save(model: DualModel, folder: Path, facts: Mapping[str, Any] | None = None) -> None:
+    """Write the model folder, whole or not at all; a folder that was there is replaced.
+
+    facts: what medweave.json keeps for cards and checks (recipe and corpus hash, licence, calibration, …).
+    """
+    folder = folder.resolve()
+    with _whole_folder(folder) as draft:
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.clip.state_dict().items()}
+        save_file(state, draft / WEIGHTS)
+        model.architecture.write_parts(draft)
+        if isinstance(model.tokenize.tokenizer, HFTokenizer):
+            model.tokenize.tokenizer.save_pretrained(str(draft))
+        write_json(draft / CONFIG, _config(model.architecture.placed(folder), model.preprocess))
+        write_json(draft / FACTS, {"format": 1, "facts": {**model.facts, **(facts or {})}})
+
+
+def add_facts(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Add to the facts of a saved model, for example its calibration."""
+    stored = read_json(folder / FACTS)
+    write_json(folder / FACTS, {**stored, "facts": {**stored["facts"], **facts}})
+
+
+def open_folder(folder: Path) -> DualModel:
+    """The model of an open_clip folder, in eval(). Raises UserError when weights and configuration disagree."""
+    folder = folder.resolve()
+    _recover(folder)
+    config = read_json(folder / CONFIG)
+    if not isinstance(config, dict) or "model_cfg" not in config:
+        raise UserError("no model_cfg in the configuration", where=folder / CONFIG)
+    architecture = architecture_in(folder, config["model_cfg"])
+    clip = assemble(architecture)
+    _load(clip, weights_file(folder))
+    _correct(folder, config, architecture)
+    facts = read_json(folder / FACTS)["facts"] if (folder / FACTS).is_file() else {}
+    tokens = Tokens(tokenizer_of(architecture.model_cfg["text_cfg"], folder), _context(architecture))
+    preprocess = Preprocess.from_open_clip(config.get("preprocess_cfg") or {}, side_of(architecture))
+    return DualModel(clip, architecture, preprocess, tokens, facts).eval()
+
+
+def export(folder: Path, out: Path, repository: str) -> None:
+    """Copy a model folder for the hub as `OWNER/NAME`: all that open_clip looks for is then found under that name."""
+    config = read_json(folder / CONFIG)
+    architecture = architecture_in(folder.resolve(), config["model_cfg"])
+    with _whole_folder(out.resolve()) as draft:
+        for pattern in (WEIGHTS, FACTS, *TOKENIZERS):
+            for file in folder.glob(pattern):
+                shutil.copyfile(file, draft / file.name)
+        placed = architecture.placed(draft, text=repository, image=f"hf-hub:{repository}")
+        write_json(draft / CONFIG, {**config, "model_cfg": placed})
+        parts = {**(architecture.text_config or {}), **(architecture.image_config or {})}
+        if parts:
+            write_json(draft / "config.json", parts)
+
+
+def architecture_in(folder: Path, model_cfg: Mapping[str, Any]) -> Architecture:
+    """The architecture that a folder's `model_cfg` and the files beside it describe."""
+    text, image = (_part(folder / name / "config.json") for name in ("text", "image"))
+    hub_name = model_cfg["text_cfg"].get("hf_model_name")
+    if text is None and hub_name:
+        text = text_config(hub_name)
+    return Architecture(model_cfg, text, image)
+
+
+def side_of(architecture: Architecture) -> int:
+    """Side of the square input in pixels. Raises UserError for models of another shape."""
+    size = architecture.model_cfg["vision_cfg"].get("image_size", 224)
+    sides = set(size) if isinstance(size, list | tuple) else {size}
+    if len(sides) > 1:
+        raise UserError(f"the model reads images of {size} pixels", todo="only square inputs are supported")
+    return int(sides.pop())
+
+
+def _context(architecture: Architecture) -> int:
+    return int(architecture.model_cfg["text_cfg"].get("context_length", 77))
+
+
+def _config(model_cfg: Mapping[str, Any], preprocess: Preprocess) -> dict[str, Any]:
+    return {"model_cfg": model_cfg, "preprocess_cfg": preprocess.as_open_clip()}
+
+
+def _part(file: Path) -> dict[str, Any] | None:
+    return read_json(file) if file.is_file() else None
+
+
+def _load(clip: CustomTextCLIP, file: Path) -> None:
+    state = read_state(file)
+    try:
+        load_checkpoint(clip, str(file), strict=True, weights_only=True)
+    except (RuntimeError, AssertionError):
+        wrong = "; ".join(differences(clip.state_dict(), state)[:SHOWN])
+        raise UserError("the weights are of another architecture", where=file, todo=wrong) from None
+
+
+def _correct(folder: Path, config: Mapping[str, Any], architecture: Architecture) -> None:
+    """Let a moved folder name its own parts again, for stock open_clip. A read-only folder stays as it is."""
+    if not any((folder / name / "config.json").is_file() for name in ("text", "image")):
+        return
+    placed = architecture.placed(folder)
+    if json.loads(json.dumps(placed)) != config["model_cfg"]:
+        with suppress(PermissionError):
+            write_json(folder / CONFIG, {**config, "model_cfg": placed})
+
+
+@contextmanager
+def _whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a draft folder that takes the place of `folder` when the block ends well."""
+    draft, old = _beside(folder, f"{os.getpid()}.part"), _beside(folder, "old")
+    _recover(folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
+        raise RequestError("this folder holds something else than a model", where=folder, todo="choose another folder")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+        draft.rename(folder)
+        sync_folder(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _recover(folder: Path) -> None:
+    """Put the old folder back if a process died between the two renames."""
+    old = _beside(folder, "old")
+    if not folder.exists() and old.exists():
+        old.rename(folder)
+
+
+def _beside(folder: Path, ending: str) -> Path:
+    return folder.with_name(f".{folder.name}.{ending}")

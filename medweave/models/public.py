@@ -1,0 +1,78 @@
+"""Whole two-tower models by reference: a run or model folder, `hf-hub:OWNER/NAME`, `open_clip:ARCH/TAG`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import open_clip
+
+from medweave.errors import RequestError
+from medweave.models.architecture import Architecture, arch_config, assemble, text_config
+from medweave.models.folder import CONFIG, open_folder, side_of
+from medweave.models.preprocess import Preprocess
+from medweave.models.reaching import reaching
+from medweave.models.tokens import Tokens, tokenizer_of
+from medweave.models.two_towers import DualModel
+from medweave.models.weights import check_tag, load_strictly, tagged_state
+
+HUB = "hf-hub:"
+OPEN_CLIP = "open_clip:"
+HUB_FILES = ["open_clip_*", "*.json", "*.txt", "*.model", "text/*", "image/*"]
+
+
+def open_whole(reference: str) -> DualModel:
+    """The two-tower model that a reference names. Raises RequestError or UserError saying what to do."""
+    if reference.startswith(HUB):
+        return open_hub(reference.removeprefix(HUB))
+    if reference.startswith(OPEN_CLIP):
+        return open_tag(*_arch_and_tag(reference))
+    return open_folder(model_folder(reference))
+
+
+def model_folder(reference: str) -> Path:
+    """The model folder that a path means: itself, or `model/` of a run folder."""
+    path = Path(reference)
+    for folder in (path, path / "model"):
+        if (folder / CONFIG).is_file() or folder.with_name(f".{folder.name}.old").is_dir():
+            return folder
+    if path.exists():
+        raise RequestError(f"no model in this folder (no {CONFIG})", where=path)
+    raise RequestError(
+        f"no model {reference!r}", todo="give a run or model folder, or a reference such as hf-hub:OWNER/NAME"
+    )
+
+
+def open_hub(repository: str) -> DualModel:
+    """An open_clip model of the hub, or of its local cache."""
+    with reaching(repository, "model"):
+        folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=HUB_FILES))
+    if not (folder / CONFIG).is_file():
+        raise RequestError(f"{repository} is no open_clip model (no {CONFIG})", todo=f"try transformers:{repository}")
+    return open_folder(folder)
+
+
+def open_tag(arch: str, tag: str) -> DualModel:
+    """A public open_clip model."""
+    check_tag(arch, tag)
+    known = open_clip.get_pretrained_cfg(arch, tag)
+    config: dict[str, Any] = arch_config(arch)
+    config["quick_gelu"] = bool(config.get("quick_gelu") or known.get("quick_gelu"))
+    config["text_cfg"].setdefault("context_length", 77)
+    source = config["text_cfg"].get("hf_model_name")
+    architecture = Architecture(config, text_config(source) if source else None)
+    clip = assemble(architecture)
+    load_strictly(clip, tagged_state(arch, tag), f"{arch}/{tag}")
+    tokens = Tokens(tokenizer_of(config["text_cfg"]), int(config["text_cfg"]["context_length"]))
+    preprocess = Preprocess.from_open_clip(known, side_of(architecture))
+    return DualModel(clip, architecture, preprocess, tokens).eval()
+
+
+def _arch_and_tag(reference: str) -> tuple[str, str]:
+    arch, _, tag = reference.removeprefix(OPEN_CLIP).partition("/")
+    arch_config(arch)
+    tags = ", ".join(open_clip.list_pretrained_tags_by_model(arch)) or "it has none"
+    if not tag:
+        raise RequestError(f"{reference} names no weights", todo=f"write {OPEN_CLIP}{arch}/TAG; tags: {tags}")
+    return arch, tag
