@@ -73,7 +73,7 @@ class _File(Section):
 
 
 class Bank:
-    """Captions and prompts by (modality, anatomy, finding). A later entry of the same triplet replaces an earlier one."""
+    """Captions and prompts by (modality, anatomy, finding). A later entry of a triplet replaces an earlier one."""
 
     prompt_kinds = PROMPT_KINDS
 
@@ -107,7 +107,20 @@ class Bank:
         entry = self.entry(modality, anatomy, finding)
         if entry is None or entry.prompts is None:
             return frames.prompts(modality, anatomy, finding, kind)
-        return getattr(entry.prompts, kind)  # type: ignore[no-any-return]
+        return getattr(entry.prompts, kind)
+
+    def all_prompts(self, modality: str, anatomy: str | None, finding: str) -> list[str]:
+        """The test prompts of a triplet in every set, one after the other."""
+        return [text for kind in PROMPT_KINDS for text in self.prompts(modality, anatomy, finding, kind)]
+
+    def findings(self, modality: str, anatomy: str | None) -> list[str]:
+        """What the bank knows to tell apart in a modality and anatomy, in the order of its files; no body regions."""
+        near = [e for (m, a, _), e in self.entries.items() if m == modality and (a is None or a == _folded(anatomy))]
+        return list(dict.fromkeys(e.finding for e in near if e.role != "region"))
+
+    def places(self) -> list[tuple[str, str | None]]:
+        """Every (modality, anatomy) that the bank has entries for, in sorted order."""
+        return sorted({(m, a) for m, a, _ in self.entries}, key=lambda place: (place[0], place[1] or ""))
 
     def missing(self, triplets: Iterable[Triplet]) -> list[Triplet]:
         """The triplets that no entry covers, in sorted order: their captions are generic sentences."""
@@ -178,7 +191,11 @@ def is_absence(finding: str) -> bool:
 
 
 def _key(modality: str, anatomy: str | None, finding: str) -> Triplet:
-    return modality, anatomy.casefold() if anatomy else None, finding.casefold()
+    return modality, _folded(anatomy), finding.casefold()
+
+
+def _folded(anatomy: str | None) -> str | None:
+    return anatomy.casefold() if anatomy else None
 
 
 def _one_of(texts: Sequence[str], generator: np.random.Generator) -> str:

@@ -6,11 +6,12 @@ The rules are simple on purpose: words and their negations, no parser. They find
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import product
 
 from medweave.corpus.captions.bank import PROMPT_KINDS, Bank, Entry, Triplet, is_absence
+from medweave.corpus.vocabulary import Entry as Name
 
 FEWEST_CAPTIONS = 10
 FEWEST_PROMPTS = 3
@@ -18,29 +19,15 @@ WORDS = range(3, 31)
 UNSAID = ("left", "right", "bilateral", "unilateral", "mild", "moderate", "severe", "massive", "slight", "slightly")
 
 NEGATIONS = re.compile(
-    r"\b(no|nothing|not|non|without|nor|neither|never|absence|absent|lack|lacks|lacking|free of|free from|devoid|negative for"
-    r"|cannot|exclude|excludes|excluded|excluding|other than|rather than|instead of|unlike|unrelated to|rule out)\b"
+    r"\b(no|nothing|not|non$|without|nor|neither|never|absence|absent|lack|lacks|lacking|free of|free from|devoid"
+    r"|negative for|cannot|exclude|excludes|excluded|excluding|other than|rather than|instead of|unlike|unrelated to"
+    r"|rule out)\b"
 )
 DENIED_AFTER = re.compile(
-    r" (free(?! (fluid|air))|negative|((is|are|was|were|can be|has been|have been|could be) )?"
+    r" (free(?! (fluid|air))|negative(?! for)|((is|are|was|were|can be|has been|have been|could be) )?"
     r"(not|absent|excluded|ruled out|unlikely|missing|lacking))\b"
 )
 CLAUSE_END = re.compile(r"[.]|\b(but|however|although|though|while|whereas|with|yet)\b")
-
-
-class Named(Protocol):
-    """What the checks need of an entry of the findings vocabulary."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def synonyms(self) -> Sequence[str]: ...
-    @property
-    def parent(self) -> str | None: ...
-    @property
-    def modality(self) -> str | Sequence[str]: ...
-    @property
-    def anatomy(self) -> str | Sequence[str | None] | None: ...
 
 
 @dataclass(frozen=True)
@@ -56,26 +43,32 @@ class Problem:
         return f"{where}: {self.what}" + (f": {self.text!r}" if self.text else "")
 
 
-def check(bank: Bank, vocabulary: Iterable[Named]) -> list[Problem]:
+def check(bank: Bank, vocabulary: Iterable[Name]) -> list[Problem]:
     """Every fault of a bank, against the vocabulary of findings."""
     named = _by_place(vocabulary)
-    owners: dict[tuple[str, str | None, str], str] = {}
+    owners: dict[Triplet, str] = {}
     problems: list[Problem] = []
-    for entry in {id(e): e for e in bank.entries.values()}.values():
-        for modality, anatomy, finding in entry.triplets:
-            near = named.get((modality, anatomy), {})
-            triplet = (modality, anatomy, finding)
-            if finding not in near:
-                problems.append(Problem(triplet, "not in the findings vocabulary"))
-                continue
-            words = Words(entry, near, bank)
-            problems += [Problem(triplet, what, text) for text in texts(entry) for what in words.faults(text)]
-            problems += [Problem(triplet, what, text) for what, text in counts(entry)]
-            for text in texts(entry):
-                owner = owners.setdefault((modality, anatomy, normalised(text)), finding)
-                if owner != finding:
-                    problems.append(Problem(triplet, f"the same text as for {owner}", text))
+    for entry in {id(entry): entry for entry in bank.entries.values()}.values():
+        for triplet in entry.triplets:
+            near = named.get((triplet[0], None), {}) | named.get(triplet[:2], {})
+            problems += [Problem(triplet, what, text) for what, text in _faults(entry, triplet, near, bank, owners)]
     return problems
+
+
+def _faults(
+    entry: Entry, triplet: Triplet, near: dict[str, Name], bank: Bank, owners: dict[Triplet, str]
+) -> Iterator[tuple[str, str]]:
+    """(what, text) for every fault of an entry; owners: who said each text first in this modality and anatomy."""
+    if entry.finding not in near:
+        yield "not in the findings vocabulary", ""
+        return
+    yield from counts(entry)
+    words = Words(entry, near, bank)
+    for text in texts(entry):
+        yield from ((what, text) for what in words.faults(text))
+        owner = owners.setdefault((*triplet[:2], same_words(text)), entry.finding)
+        if owner != entry.finding:
+            yield f"the same text as for {owner}", text
 
 
 def texts(entry: Entry) -> list[str]:
@@ -95,9 +88,9 @@ def counts(entry: Entry) -> Iterator[tuple[str, str]]:
         yield "no prompts", ""
     seen: set[str] = set()
     for text in texts(entry):
-        if normalised(text) in seen:
+        if same_words(text) in seen:
             yield "said twice", text
-        seen.add(normalised(text))
+        seen.add(same_words(text))
         if len(text.split()) not in WORDS:
             yield f"{len(text.split())} words, not {WORDS.start} to {WORDS.stop - 1}", text
 
@@ -105,7 +98,7 @@ def counts(entry: Entry) -> Iterator[tuple[str, str]]:
 class Words:
     """The names that count for one entry: its own, and those of other findings that it must not claim."""
 
-    def __init__(self, entry: Entry, near: dict[str, Named], bank: Bank) -> None:
+    def __init__(self, entry: Entry, near: dict[str, Name], bank: Bank) -> None:
         own = near[entry.finding]
         self.normal = entry.role == "normal"
         self.names = _pattern([own.name, *own.synonyms])
@@ -137,10 +130,15 @@ class Words:
 
 
 def normalised(text: str) -> str:
-    """Words in lower case with ends of clauses as full stops: two texts that differ in nothing else are equal."""
+    """Words in lower case, ends of clauses as full stops, no other punctuation."""
     flat = re.sub(r"(?<=\d)[.](?=\d)", " ", text.casefold().replace("'", ""))
     flat = re.sub(r"[.;:!?]+", " . ", flat)
     return " ".join(re.sub(r"[^a-z0-9.]+", " ", flat).split()).rstrip(" .")
+
+
+def same_words(text: str) -> str:
+    """Two texts that differ in case or punctuation only give the same value."""
+    return normalised(text).replace(" .", "")
 
 
 def _negated(flat: str, mention: re.Match[str], reach: int | None = None) -> bool:
@@ -155,21 +153,21 @@ def _pattern(names: Iterable[str]) -> re.Pattern[str]:
     return re.compile(r"\b(?:" + "|".join(re.escape(name) for name in longest_first) + r")(?:s|es)?\b")
 
 
-def _claims(other: Named) -> list[str]:
+def _claims(other: Name) -> list[str]:
     """The names by which a text would claim another finding: for an absence only those of several words."""
     return [name for name in _names(other) if " " in name or not is_absence(other.name)]
 
 
-def _names(entry: Named) -> list[str]:
+def _names(entry: Name) -> list[str]:
     return [entry.name, *entry.synonyms]
 
 
-def _region(other: Named, entry: Entry, bank: Bank) -> bool:
+def _region(other: Name, entry: Entry, bank: Bank) -> bool:
     found = bank.entry(entry.modality, entry.anatomies[0], other.name)
     return found is not None and found.role == "region"
 
 
-def _ancestors(own: Named, near: dict[str, Named]) -> list[str]:
+def _ancestors(own: Name, near: dict[str, Name]) -> list[str]:
     above: list[str] = []
     while own.parent and own.parent in near and own.parent not in above:
         above.append(own.parent)
@@ -177,14 +175,9 @@ def _ancestors(own: Named, near: dict[str, Named]) -> list[str]:
     return above
 
 
-def _by_place(vocabulary: Iterable[Named]) -> dict[tuple[str, str | None], dict[str, Named]]:
-    places: dict[tuple[str, str | None], dict[str, Named]] = {}
+def _by_place(vocabulary: Iterable[Name]) -> dict[tuple[str, str | None], dict[str, Name]]:
+    places: dict[tuple[str, str | None], dict[str, Name]] = {}
     for entry in vocabulary:
-        for modality in _listed(entry.modality):
-            for anatomy in _listed(entry.anatomy):
-                places.setdefault((str(modality), anatomy), {})[entry.name] = entry
+        for place in product(entry.modality, entry.anatomy or (None,)):
+            places.setdefault(place, {})[entry.name] = entry
     return places
-
-
-def _listed(value: str | Sequence[str | None] | None) -> Sequence[str | None]:
-    return [value] if value is None or isinstance(value, str) else value

@@ -24,23 +24,23 @@ CAPTIONS = (
     "{Image} with {finding}.",
     "{Image}, {finding}.",
     "This {image} demonstrates {finding}.",
-    "There is {finding} on this {image}.",
     "The {image} reveals {finding}.",
-    "Finding on the {image} was {finding}.",
+    "The finding on this {image} is {finding}.",
     "The appearance of this {image} is that of {finding}.",
-    "Medical imaging, {image}, labelled as {finding}.",
-    "An example of {finding} on {image}.",
+    "Label of the {image}, {finding}.",
+    "An example of {finding} on {an_image}.",
+    "Seen on this {image}, {finding}.",
 )
 PROMPTS = {
-    "plain": ("a {image} of {finding}", "{finding} seen in a {image}", "a picture of {finding}, {image}"),
+    "plain": ("{an_image} of {finding}", "{finding} seen in {an_image}", "a picture of {finding}, {image}"),
     "report": (
         "Impression of the {image} is {finding}.",
         "The {image} was read as {finding}.",
-        "Conclusion after {image}, {finding}.",
+        "Conclusion after {an_image}, {finding}.",
     ),
     "signs": (
-        "a {image} with the typical signs of {finding}",
-        "appearances on {image} are characteristic of {finding}",
+        "{an_image} with the typical signs of {finding}",
+        "appearances on {an_image} are characteristic of {finding}",
         "features of {finding} are visible on the {image}",
     ),
 }
@@ -70,8 +70,9 @@ def denials(modality: str, anatomy: str | None, findings: Sequence[str]) -> tupl
 
 def _filled(frames: Sequence[str], modality: str, anatomy: str | None, **names: str) -> tuple[str, ...]:
     image = IMAGE_WORDS.get(modality, "medical image") + (f" of the {anatomy}" if anatomy else "")
-    texts = (frame.format(image=image, Image=image[0].upper() + image[1:], **names) for frame in frames)
-    return tuple(text.replace("a X-ray", "an X-ray").replace("a ultra", "an ultra").replace("a OCT", "an OCT").replace("a MRI", "an MRI").replace("a endo", "an endo") for text in texts)
+    article = "an" if image.startswith(("X-ray", "MRI", "OCT", "ultra", "endo")) else "a"
+    words = {"an_image": f"{article} {image}", "image": image, "Image": image[0].upper() + image[1:], **names}
+    return tuple(frame.format(**words) for frame in frames)
 
 
 def _phrase(finding: str) -> str:
