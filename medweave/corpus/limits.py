@@ -27,13 +27,13 @@ def one_reason(what: str, remedy: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except BadImage:
+    except (BadImage, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # parsers of damaged files raise anything
+    except BaseException as error:  # parsers of damaged files raise anything; those in Rust panic beside Exception
         raise BadImage(f"{what} ({in_short(error)})", remedy) from None
 
 
-def in_short(error: Exception) -> str:
+def in_short(error: BaseException) -> str:
     """The first words of an error, on one line."""
     return " ".join(str(error).split())[:100] or type(error).__name__
 
