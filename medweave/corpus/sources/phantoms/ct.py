@@ -39,7 +39,7 @@ def draw(patient: np.random.Generator, image: np.random.Generator, finding: str,
     hounsfield, lesion, trunk = body.slice(y, x, image)
     seen = _scanned(hounsfield, image)
     high = image.uniform(190, 320)
-    shown = tone(image, np.clip(seen, image.uniform(-200, -120), high), LEVELS, spread=0.2, over=trunk)
+    shown = tone(image, np.clip(seen, image.uniform(-200, -120), high), LEVELS, spread=0.2, region=trunk)
     fine_y, fine_x = plane(size)
     return Phantom(pixels(lookup(shown, fine_y, fine_x)), lookup(lesion, fine_y, fine_x) > 0.3)
 
@@ -55,33 +55,39 @@ class Body:
         self.liver = rng.uniform(0.9, 1.1, 2)
         self.kidney = rng.uniform(-0.04, 0.04, 4)
         self.gas = rng.uniform(0.2, 0.9)
-        self.seed = int(rng.integers(2**32))
         self.extent, self.place = rng.random(), rng.random(2)
         self.side = 1 if rng.random() < 0.5 else -1
+        self.shapes = rng
 
     def slice(self, y: Field, x: Field, rng: np.random.Generator) -> tuple[Field, Field, np.ndarray]:
         """Hounsfield units, how far a pixel is lesion (0..1), and which pixels are the trunk."""
-        shapes = np.random.Generator(np.random.Philox(self.seed))
-        skin = blob(shapes, y, x, (0, 0), (self.depth, self.width), rough=0.015)
-        wall = ellipse(y, x, (0, 0), (self.depth - self.fat, self.width - 1.3 * self.fat))
-        cavity = blob(shapes, y, x, (-0.06, 0), (self.depth - self.fat - 0.13, self.width - 1.3 * self.fat - 0.08), rough=0.02)
+        skin = blob(self.shapes, y, x, (0, 0), (self.depth, self.width), rough=0.015)
+        wall = ellipse(y, x, (0, 0), (self._cavity[0] + 0.13, self._cavity[1] + 0.08))
+        cavity = blob(
+            self.shapes,
+            y,
+            x,
+            (-0.06, 0),
+            (self.depth - self.fat - 0.13, self.width - 1.3 * self.fat - 0.08),
+            rough=0.02,
+        )
         hounsfield = np.full_like(y, -1000.0)
         _fill(hounsfield, skin, -100 + 8 * smooth(rng, GRID, 0.03), border=0.02)
         _fill(hounsfield, wall, 55 + 8 * smooth(rng, GRID, 0.02))
         _fill(hounsfield, cavity, -95 + 10 * smooth(rng, GRID, 0.03))
         lesion = np.zeros_like(y)
         if self.finding == "ascites":
-            lesion = self._fluid(hounsfield, y, cavity, shapes)
+            lesion = self._fluid(hounsfield, y, cavity)
         self._bones(hounsfield, y, x)
-        liver = self._organs(hounsfield, y, x, shapes, cavity)
-        self._bowel(hounsfield, y, x, shapes, cavity)
+        liver = self._organs(hounsfield, y, x, cavity)
+        self._bowel(hounsfield, y, x, cavity)
         if self.finding == "liver lesion":
-            lesion = self._liver_lesion(hounsfield, y, x, shapes) * inside(liver, 0.1)
+            lesion = self._liver_lesion(hounsfield, y, x) * inside(liver, 0.1)
         if self.finding == "kidney stone":
-            lesion = self._stone(hounsfield, y, x, shapes)
+            lesion = self._stone(hounsfield, y, x)
         return hounsfield, lesion, skin < 1
 
-    def _fluid(self, hounsfield: Field, y: Field, cavity: Field, shapes: np.random.Generator) -> Field:
+    def _fluid(self, hounsfield: Field, y: Field, cavity: Field) -> Field:
         """Free fluid in the cavity's outer part: organs drawn afterwards lie in it."""
         level = 0.9 - 0.35 * self.extent
         lesion = inside(cavity, 0.05) * inside(1 + (level - cavity) * 4, 0.4)
@@ -96,66 +102,73 @@ class Body:
             _fill(hounsfield, ellipse(y, x, (0.47, 0.15 * side), (0.035, 0.12), 0.25 * side), 280)
             _fill(hounsfield, ellipse(y, x, (0.44, 0.27 * side), (0.1, 0.12)), 55)
         _fill(hounsfield, ellipse(y, x, (0.47, 0), (0.04, 0.05)), 30)
-        reach = np.array([self.depth - self.fat - 0.05, self.width - 1.3 * self.fat - 0.03])
+        down, right = self._cavity[0] + 0.08, self._cavity[1] + 0.05
         for angle in np.linspace(0.25, 2 * np.pi + 0.25, 13)[:-1] + 0.3 * self.place[0]:
-            cy, cx = reach * (np.sin(angle), np.cos(angle))
+            cy, cx = down * np.sin(angle), right * np.cos(angle)
             if abs(cx) > 0.3:
-                _fill(hounsfield, ellipse(y, x, (cy, cx), (0.03, 0.075), np.arctan2(cx / reach[1], -cy / reach[0])), 380)
+                _fill(hounsfield, ellipse(y, x, (cy, cx), (0.03, 0.075), np.arctan2(cx / right, -cy / down)), 380)
 
-    def _organs(self, hounsfield: Field, y: Field, x: Field, shapes: np.random.Generator, cavity: Field) -> Field:
+    def _organs(self, hounsfield: Field, y: Field, x: Field, cavity: Field) -> Field:
         """Liver, spleen, kidneys and great vessels; the liver's outline is returned."""
         bright = self.contrast
-        texture = 7 * smooth(shapes, GRID, 0.02)
-        right = blob(shapes, y, x, (-0.02, -0.4), (0.4 * self.liver[0], 0.34 * self.liver[1]), 0.15, rough=0.05)
-        lobe = blob(shapes, y, x, (-0.26, -0.12), (0.16, 0.32 * self.liver[1]), 0.12, rough=0.05)
+        texture = 7 * smooth(self.shapes, GRID, 0.02)
+        right = blob(self.shapes, y, x, (-0.02, -0.4), (0.4 * self.liver[0], 0.34 * self.liver[1]), 0.15, rough=0.05)
+        lobe = blob(self.shapes, y, x, (-0.26, -0.12), (0.16, 0.32 * self.liver[1]), 0.12, rough=0.05)
         liver = np.maximum(np.minimum(right, lobe), cavity / self._gap)
         _fill(hounsfield, liver, 60 + 55 * bright + texture)
-        for vein in shapes.uniform(-1, 1, (4, 2)):
+        for vein in self.shapes.uniform(-1, 1, (4, 2)):
             spot = ellipse(y, x, (-0.05 + 0.22 * vein[0], -0.42 + 0.2 * vein[1]), (0.022, 0.05), 3 * vein[0])
             _fill(hounsfield, np.maximum(spot, liver / 0.95), 60 + 100 * bright, 0.5)
-        spleen = np.maximum(blob(shapes, y, x, (0.1, 0.56), (0.24, 0.15), -0.25, rough=0.05), cavity / self._gap)
+        spleen = np.maximum(blob(self.shapes, y, x, (0.1, 0.56), (0.24, 0.15), -0.25, rough=0.05), cavity / self._gap)
         _fill(hounsfield, spleen, 55 + 65 * bright + texture)
         for side in (-1, 1):
             cy, cx = self._kidney(side)
             kidney = ellipse(y, x, (cy, cx), (0.18, 0.125), 0.4 * side)
             _fill(hounsfield, kidney, 40 + 130 * bright + texture)
-            _fill(hounsfield, ellipse(y, x, (cy - 0.02, cx - 0.05 * side), (0.075, 0.05), 0.4 * side), -20 + 40 * bright)
+            _fill(
+                hounsfield, ellipse(y, x, (cy - 0.02, cx - 0.05 * side), (0.075, 0.05), 0.4 * side), -20 + 40 * bright
+            )
         _fill(hounsfield, ellipse(y, x, (0.17, 0.05), (0.06, 0.06)), 45 + 160 * bright)
         _fill(hounsfield, ellipse(y, x, (0.15, -0.12), (0.055, 0.07)), 45 + 90 * bright)
         return liver
 
-    def _bowel(self, hounsfield: Field, y: Field, x: Field, shapes: np.random.Generator, cavity: Field) -> None:
-        stomach = np.maximum(blob(shapes, y, x, (-0.22, 0.36), (0.15, 0.24), 0.4, rough=0.06), cavity / self._gap)
+    def _bowel(self, hounsfield: Field, y: Field, x: Field, cavity: Field) -> None:
+        stomach = np.maximum(blob(self.shapes, y, x, (-0.22, 0.36), (0.15, 0.24), 0.4, rough=0.06), cavity / self._gap)
         _fill(hounsfield, stomach, 45)
-        _fill(hounsfield, stomach / 0.85, 20 + 15 * smooth(shapes, GRID, 0.03))
+        _fill(hounsfield, stomach / 0.85, 20 + 15 * smooth(self.shapes, GRID, 0.03))
         air = np.maximum(stomach / 0.82, 1 + (y + 0.38 - 0.18 * self.gas) / 0.2)
         _fill(hounsfield, air, -900, 0.1)
-        for loop in shapes.uniform(-1, 1, (5, 3)):
-            gut = blob(shapes, y, x, (0.02 + 0.12 * loop[0], 0.16 + 0.2 * loop[1]), (0.065, 0.08), rough=0.08)
+        for loop in self.shapes.uniform(-1, 1, (5, 3)):
+            gut = blob(self.shapes, y, x, (0.02 + 0.12 * loop[0], 0.16 + 0.2 * loop[1]), (0.065, 0.08), rough=0.08)
             _fill(hounsfield, gut, 40 + 30 * self.contrast)
             _fill(hounsfield, gut / 0.6, -400 if loop[2] > 0.5 else 15, 0.3)
 
-    def _liver_lesion(self, hounsfield: Field, y: Field, x: Field, shapes: np.random.Generator) -> Field:
+    def _liver_lesion(self, hounsfield: Field, y: Field, x: Field) -> Field:
         centre = (-0.14 + 0.26 * self.place[0], -0.5 + 0.2 * self.place[1])
         reach = 0.1 + 0.08 * self.extent
-        spot = blob(shapes, y, x, centre, (reach, reach * 1.1), rough=0.12)
+        spot = blob(self.shapes, y, x, centre, (reach, reach * 1.1), rough=0.12)
         _fill(hounsfield, spot, 22 + 10 * self.contrast, 0.25)
         _fill(hounsfield, spot / 0.5, 8, 0.4)
         return inside(spot, 0.1)
 
-    def _stone(self, hounsfield: Field, y: Field, x: Field, shapes: np.random.Generator) -> Field:
+    def _stone(self, hounsfield: Field, y: Field, x: Field) -> Field:
         """A stone in a pelvis that it has dilated."""
         cy, cx = self._kidney(self.side)
         pelvis = ellipse(y, x, (cy, cx - 0.03 * self.side), (0.11, 0.085), 0.4 * self.side)
         _fill(hounsfield, pelvis, 8, 0.3)
         centre = (cy - 0.05 + 0.1 * self.place[0], cx + (-0.06 + 0.05 * self.place[1]) * self.side)
-        spot = blob(shapes, y, x, centre, (0.032 + 0.025 * self.extent, 0.04 + 0.03 * self.extent), rough=0.1)
+        spot = blob(self.shapes, y, x, centre, (0.032 + 0.025 * self.extent, 0.04 + 0.03 * self.extent), rough=0.1)
         _fill(hounsfield, spot, 750, 0.3)
         return inside(spot, 0.1)
 
     def _kidney(self, side: int) -> tuple[float, float]:
         shift = self.kidney[:2] if side > 0 else self.kidney[2:]
         return 0.32 + float(shift[0]), (0.42 + float(shift[1])) * side
+
+    @property
+    def _cavity(self) -> tuple[float, float]:
+        """Radii of the abdominal cavity along y and x."""
+        return self.depth - self.fat - 0.13, self.width - 1.3 * self.fat - 0.08
 
     @property
     def _gap(self) -> float:

@@ -17,7 +17,8 @@ from scipy import fft, ndimage
 
 Field = np.ndarray
 Point = tuple[float, float]
-QUANTILES = (0.02, 0.15, 0.35, 0.65, 0.85, 0.98)
+QUANTILES = np.array([0, 0.02, 0.15, 0.35, 0.65, 0.85, 0.98, 1])
+FINE = np.array([0, 0.02, 0.05, 0.1, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.9, 0.95, 0.98, 0.995, 1])
 
 
 class Phantom(NamedTuple):
@@ -108,9 +109,9 @@ def blur(field: Field, scale: float) -> Field:
 
 
 def lookup(field: Field, y: Field, x: Field) -> Field:
-    """The field's values at coordinates y, x (linear); 0 outside."""
+    """The field's values at coordinates y, x (linear); mirrored outside."""
     half = field.shape[0] / 2
-    return ndimage.map_coordinates(field, [(y + 1) * half - 0.5, (x + 1) * half - 0.5], order=1, mode="constant")
+    return ndimage.map_coordinates(field, [(y + 1) * half - 0.5, (x + 1) * half - 0.5], order=1, mode="mirror")
 
 
 def strokes(size: int, lines: Iterable[Stroke], oversample: int = 2) -> Field:
@@ -132,6 +133,26 @@ def polygons(size: int, outlines: np.ndarray, values: Iterable[float], oversampl
     for outline, value in zip(points, values, strict=True):
         pen.polygon(outline, fill=round(255 * value))
     return _reduced(canvas, oversample)
+
+
+def outlines(rng: np.random.Generator, spots: np.ndarray, rough: np.ndarray | float) -> np.ndarray:
+    """Small irregular ovals [m, 12, 2] for `polygons`. spots: [m, 5], y, x, radius across, radius along, turn."""
+    y, x, across, along, angle = np.asarray(spots, dtype=np.float64).T[:, :, None]
+    theta = np.arange(12) * (np.pi / 6)
+    bump = 1 + rough * rng.standard_normal((len(y), 12))
+    dy, dx = across * bump * np.sin(theta), along * bump * np.cos(theta)
+    cosine, sine = np.cos(angle), np.sin(angle)
+    return np.stack([y + cosine * dy + sine * dx, x + cosine * dx - sine * dy], axis=-1)
+
+
+def hue(rng: np.random.Generator, amount: float) -> np.ndarray:
+    """Factors of red, green and blue [3] that make a warm colour redder and darker, or paler."""
+    return np.exp(rng.normal(0, amount) * np.array([0.3, 1.0, 1.2]) + rng.normal(0, 0.2 * amount, 3))
+
+
+def over(colour: np.ndarray, share: Field, paint: np.ndarray) -> np.ndarray:
+    """A colour image [s, s, 3] painted over where `share` [s, s] is more than 0."""
+    return colour + share[..., None] * (paint - colour)
 
 
 def tree(
@@ -170,32 +191,38 @@ def wander(
 
 
 def tone(
-    rng: np.random.Generator, image: Field, levels: Sequence[float], spread: float = 0.2, over: np.ndarray | None = None
+    rng: np.random.Generator,
+    image: Field,
+    levels: Sequence[float],
+    spread: float = 0.2,
+    region: np.ndarray | None = None,
 ) -> Field:
     """The image as somebody displays it: its quantiles QUANTILES go to `levels`, with random black, white and curve.
 
-    spread: how much is random; over: the region whose quantiles count. How bright an image is, and how its values are
-    distributed, then says next to nothing about what it shows.
+    levels: six, between black and white; spread: how much is random; region: whose quantiles count. How bright an image
+    is, and how its values are distributed, then says next to nothing about what it shows.
     """
-    target = np.asarray(levels) ** np.exp(rng.normal(0, 1.5 * spread))
+    target = np.array([0.5 * levels[0], *levels, 0.3 * levels[-1] + 0.7]) ** np.exp(rng.normal(0, 1.5 * spread))
     steps = np.diff(target) * np.exp(rng.normal(0, spread, len(target) - 1))
     climb = np.concatenate([[0], np.cumsum(steps)]) / steps.sum()
     low, high = rng.uniform(0, 0.5 * spread), rng.uniform(1 - 1.2 * spread, 1)
     target = low + (high - low) * (target[0] + climb * (target[-1] - target[0]))
-    known = np.quantile(image if over is None else image[over], QUANTILES) + 1e-9 * np.arange(len(QUANTILES))
-    slopes = np.diff(target)[[0, -1]] / np.maximum(np.diff(known)[[0, -1]], 1e-6)
-    beyond = np.minimum(image - known[0], 0) * slopes[0] + np.maximum(image - known[-1], 0) * slopes[1]
-    return np.interp(image, known, target) + beyond
+    known = np.quantile(image if region is None else image[region], FINE) + 1e-9 * np.arange(len(FINE))
+    return np.interp(image, known, np.interp(FINE, QUANTILES, target))
 
 
 def colour_tone(
-    rng: np.random.Generator, image: np.ndarray, levels: Sequence[float], spread: float = 0.2, over: np.ndarray | None = None
+    rng: np.random.Generator,
+    image: np.ndarray,
+    levels: Sequence[float],
+    spread: float = 0.2,
+    region: np.ndarray | None = None,
 ) -> np.ndarray:
     """The same of a colour image [s, s, 3], values 0..1: lightness is set as `tone` does, with a random tint."""
     image = np.clip(image, 0.004, 0.996)
     light = (0.3 * image[..., 0] + 0.59 * image[..., 1]) + 0.11 * image[..., 2]
-    power = np.log(np.clip(tone(rng, light, levels, spread, over), 0.01, 0.99)) / np.log(light)
-    tint = np.exp(rng.normal(0, 0.5 * spread, 3))
+    power = np.log(np.clip(tone(rng, light, levels, spread, region), 0.01, 0.99)) / np.log(light)
+    tint = np.exp(rng.normal(0, 0.3 * spread, 3))
     return np.exp(np.log(image) * power[..., None] * tint)
 
 

@@ -9,10 +9,13 @@ from medweave.corpus.sources.phantoms.fields import (
     Field,
     Phantom,
     blob,
+    blur,
     ellipse,
     inside,
     lookup,
+    outlines,
     pixels,
+    polygons,
     posed,
     smooth,
     tone,
@@ -39,7 +42,7 @@ def draw(patient: np.random.Generator, image: np.random.Generator, finding: str,
     signal, lesion, skin = head.slice(y, x)
     signal = signal * np.exp(image.uniform(0.03, 0.15) * smooth(image, size, 0.3))
     seen = _acquired(signal, image)
-    return Phantom(pixels(tone(image, seen, LEVELS, spread=0.2, over=skin)), lesion > 0.4)
+    return Phantom(pixels(tone(image, seen, LEVELS, spread=0.2, region=skin)), lesion > 0.4)
 
 
 class Head:
@@ -53,15 +56,14 @@ class Head:
         self.scalp, self.skull = rng.uniform(0.04, 0.07), rng.uniform(0.045, 0.075)
         self.ventricle = rng.uniform(0.75, 1.15)
         self.folds, self.ripple = smooth(rng, size, 0.02), smooth(rng, size, 0.035)
-        self.seed = int(rng.integers(2**32))
         self.side = 1 if rng.random() < 0.5 else -1
+        self.shapes = rng
         self.extent, self.place = rng.random(), rng.random(2)
         if finding == "hydrocephalus":
             self.ventricle = 1.75 + 0.6 * self.extent
 
     def slice(self, y: Field, x: Field) -> tuple[Field, Field, np.ndarray]:
         """Signal, how far a pixel is lesion (0..1), and which pixels are the head."""
-        shapes = np.random.Generator(np.random.Philox(self.seed))
         levels = self.levels
         skin = ellipse(y, x, (0, 0), (self.length, self.breadth))
         bone, inner = skin / (1 - self.scalp), skin / (1 - self.scalp - self.skull)
@@ -78,9 +80,9 @@ class Head:
         if self.finding == "hydrocephalus":
             lesion = ventricles
         elif self.finding == "glioma":
-            signal, lesion = self._glioma(signal, y, x, shapes, cortex)
+            signal, lesion = self._glioma(signal, y, x, cortex)
         elif self.finding == "white matter lesions":
-            lesion = self._spots(y, x, shapes) * inside(cortex / 0.85, 0.05) * (1 - ventricles)
+            lesion = self._spots(y, x) * inside(cortex / 0.85, 0.05) * (1 - ventricles)
             signal = _over(signal, 0.95 * lesion, levels["lesion"])
         return signal, lesion, skin < 1
 
@@ -97,10 +99,11 @@ class Head:
 
     def _ventricles(self, y: Field, x: Field) -> Field:
         wide = self.ventricle
+        long = np.sqrt(wide)
         share = np.zeros_like(y)
         for side in (-1, 1):
-            front = ellipse(y, x, (-0.2, 0.09 * side * np.sqrt(wide)), (0.2 * np.sqrt(wide), 0.055 * wide), -0.25 * side)
-            back = ellipse(y, x, (0.22, 0.14 * side * np.sqrt(wide)), (0.2 * np.sqrt(wide), 0.055 * wide), 0.4 * side)
+            front = ellipse(y, x, (-0.2, 0.09 * side * long), (0.2 * long, 0.055 * wide), -0.25 * side)
+            back = ellipse(y, x, (0.22, 0.14 * side * long), (0.2 * long, 0.055 * wide), 0.4 * side)
             share = np.maximum(share, np.maximum(inside(front, 0.2), inside(back, 0.2)))
         third = inside(ellipse(y, x, (0.02, 0), (0.09, 0.018 * wide**1.5)), 0.4)
         return np.maximum(share, third)
@@ -120,11 +123,11 @@ class Head:
         away = np.exp(-(((y - cy) ** 2 + (x - cx) ** 2) / 0.16))
         return y - 0.35 * away * (y - cy), x + 0.09 * self.side * away
 
-    def _glioma(self, signal: Field, y: Field, x: Field, shapes: np.random.Generator, cortex: Field) -> tuple[Field, Field]:
+    def _glioma(self, signal: Field, y: Field, x: Field, cortex: Field) -> tuple[Field, Field]:
         """A ring-like, partly necrotic mass in a field of oedema."""
         reach = 0.15 + 0.09 * self.extent
-        oedema = inside(blob(shapes, y, x, self._centre, (1.75 * reach, 1.6 * reach), rough=0.22), 0.2)
-        mass = blob(shapes, y, x, self._centre, (reach, reach), rough=0.06)
+        oedema = inside(blob(self.shapes, y, x, self._centre, (1.75 * reach, 1.6 * reach), rough=0.22), 0.2)
+        mass = blob(self.shapes, y, x, self._centre, (reach, reach), rough=0.06)
         brain = inside(cortex / 0.97, 0.05)
         core = self.levels["fluid"] * 0.6 + 0.25
         water = 0.5 * (self.levels["lesion"] + self.levels["white"])
@@ -133,15 +136,19 @@ class Head:
         signal = _over(signal, inside(mass / 0.72 + 0.06 * lookup(self.ripple, y, x), 0.2) * brain, core)
         return signal, inside(mass, 0.12) * brain
 
-    def _spots(self, y: Field, x: Field, shapes: np.random.Generator) -> Field:
+    def _spots(self, y: Field, x: Field) -> Field:
         """Ovoid lesions around the ventricles and in the deep white matter."""
-        lesion = np.zeros_like(y)
-        for _ in range(7 + int(8 * self.extent)):
-            side = 1 if shapes.random() < 0.5 else -1
-            centre = (shapes.uniform(-0.45, 0.45), side * shapes.uniform(0.17, 0.42))
-            radii = tuple(shapes.uniform(0.028, 0.06, 2))
-            lesion = np.maximum(lesion, inside(ellipse(y, x, centre, radii, shapes.uniform(-1, 1)), 0.5))
-        return lesion
+        rng, count = self.shapes, 7 + int(8 * self.extent)
+        down, across = rng.uniform(-0.45, 0.45, count), rng.choice([-1, 1], count) * rng.uniform(0.17, 0.42, count)
+        spots = [
+            down,
+            across,
+            rng.uniform(0.028, 0.055, count),
+            rng.uniform(0.028, 0.055, count),
+            rng.uniform(-1, 1, count),
+        ]
+        ovals = outlines(rng, np.stack(spots, axis=1), 0.05)
+        return lookup(blur(polygons(y.shape[0], ovals, [1.0] * count), 0.004), y, x)
 
     @property
     def _centre(self) -> tuple[float, float]:

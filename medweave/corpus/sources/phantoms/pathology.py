@@ -5,8 +5,6 @@ Stain vectors after Ruifrok and Johnston, 2001. Concentrations are fields [s, s]
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from medweave.corpus.sources.phantoms.fields import (
@@ -17,6 +15,7 @@ from medweave.corpus.sources.phantoms.fields import (
     colour_tone,
     fractal,
     inside,
+    outlines,
     pixels,
     plane,
     polygons,
@@ -28,27 +27,18 @@ FINDINGS = ("normal", "adenocarcinoma", "inflammation", "necrosis")
 HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 EOSIN = np.array([0.12, 0.95, 0.25])
 LEVELS = (0.24, 0.46, 0.58, 0.7, 0.8, 0.96)
-RING = np.linspace(0, 2 * np.pi, 11)[:-1]
 
 
 def draw(patient: np.random.Generator, image: np.random.Generator, finding: str, size: int) -> Phantom:
     """A field of colon mucosa with one finding, uint8 [s, s, 3]."""
     tissue = Tissue(patient, image, finding, size)
     haematoxylin, eosin, lesion = tissue.stained()
-    dye = [haematoxylin * h + eosin * e for h, e in zip(HAEMATOXYLIN, EOSIN * image.uniform(0.7, 1.1), strict=True)]
-    return Phantom(pixels(colour_tone(image, np.exp(-np.stack(dye, axis=-1)), LEVELS, spread=0.17)), lesion > 0.5)
+    light = np.exp(-haematoxylin[..., None] * _stain(image, HAEMATOXYLIN) - eosin[..., None] * _stain(image, EOSIN))
+    return Phantom(pixels(colour_tone(image, light, LEVELS, spread=0.2)), lesion > 0.5)
 
 
-class Nucleus(NamedTuple):
-    """Where a nucleus lies, how large, turned and dark it is, and how irregular its outline is."""
-
-    y: float
-    x: float
-    across: float
-    along: float
-    angle: float
-    dark: float
-    rough: float
+Nucleus = tuple[float, ...]
+"""y, x, radius across, radius along, turn, darkness, roughness of the outline."""
 
 
 class Tissue:
@@ -82,7 +72,11 @@ class Tissue:
             self._necrosis()
         self._stroma()
         chromatin = self._chromatin() * (1 + 0.25 * smooth(self.rng, self.size, 0.008))
-        return np.maximum(self.haze + 1.4 * chromatin, 0), np.maximum(self.eosin * (1 - 0.3 * chromatin), 0.02), self.lesion
+        return (
+            np.maximum(self.haze + 1.4 * chromatin, 0),
+            np.maximum(self.eosin * (1 - 0.3 * chromatin), 0.02),
+            self.lesion,
+        )
 
     def _region(self) -> Field:
         if self.finding == "normal":
@@ -94,12 +88,16 @@ class Tissue:
     def _centres(self) -> list[Point]:
         """Glands on a shaken hexagonal lattice that reaches over the border."""
         step = 2.3 * self.gland
-        turn, (down, right) = self.rng.uniform(0, np.pi), self.rng.uniform(-0.5, 0.5, 2)
+        turn, shift = self.rng.uniform(0, np.pi), self.rng.uniform(-0.5, 0.5, 2)
         rows = range(-4, 5)
-        lattice = np.array([((i + down) * 0.87 * step, (j + right + 0.5 * (i % 2)) * step) for i in rows for j in rows])
+        lattice = np.array(
+            [((i + shift[0]) * 0.87 * step, (j + shift[1] + 0.5 * (i % 2)) * step) for i in rows for j in rows]
+        )
         lattice += self.rng.normal(0, 0.1 * step, lattice.shape)
         cosine, sine = np.cos(turn), np.sin(turn)
-        places = np.stack([cosine * lattice[:, 0] - sine * lattice[:, 1], sine * lattice[:, 0] + cosine * lattice[:, 1]], 1)
+        places = np.stack(
+            [cosine * lattice[:, 0] - sine * lattice[:, 1], sine * lattice[:, 0] + cosine * lattice[:, 1]], 1
+        )
         return [(cy, cx) for cy, cx in places.tolist() if max(abs(cy), abs(cx)) < 1 + self.gland]
 
     def _crypt(self, centre: Point) -> None:
@@ -159,11 +157,11 @@ class Tissue:
         for place in rng.uniform(-1, 1, (self.cells, 2)).tolist():
             if _at(self.glands, place) < 0.3 and not (self.finding == "necrosis" and self._sick(place)):
                 along = self.nucleus * rng.uniform(1.1, 1.5)
-                self.nuclei.append(Nucleus(*place, 0.45 * self.nucleus, along, rng.uniform(0, np.pi), 0.55, 0.05))
+                self.nuclei.append((*place, 0.45 * self.nucleus, along, rng.uniform(0, np.pi), 0.55, 0.05))
         for place in rng.uniform(-1, 1, (900 if self.finding == "inflammation" else 0, 2)).tolist():
             if self._sick(place) and rng.random() < (0.9 if _at(self.glands, place) < 0.3 else 0.08):
                 across = 0.72 * self.nucleus * rng.uniform(0.85, 1.1)
-                self.nuclei.append(Nucleus(*place, across, across, 0.0, rng.uniform(0.75, 0.95), 0.03))
+                self.nuclei.append((*place, across, across, 0.0, rng.uniform(0.75, 0.95), 0.03))
 
     def _necrosis(self) -> None:
         """Structureless pink, ghosts of cells, dust of broken nuclei."""
@@ -174,19 +172,15 @@ class Tissue:
         for place in rng.uniform(-1, 1, (300, 2)).tolist():
             if self._sick(place):
                 across = self.nucleus * rng.uniform(0.12, 0.4)
-                self.nuclei.append(Nucleus(*place, across, across, 0.0, rng.uniform(0.4, 0.9), 0.2))
+                self.nuclei.append((*place, across, across, 0.0, rng.uniform(0.4, 0.9), 0.2))
 
     def _add(self, *columns: np.ndarray) -> None:
-        self.nuclei += [Nucleus(*row) for row in np.stack(columns, axis=1).tolist()]
+        self.nuclei += [tuple(row) for row in np.stack(columns, axis=1).tolist()]
 
     def _chromatin(self) -> Field:
         """All nuclei, drawn over one another."""
-        y, x, across, along, angle, dark, rough = np.array(self.nuclei).T[:, :, None]
-        bump = 1 + rough * self.rng.standard_normal((len(y), RING.size))
-        dy, dx = across * bump * np.sin(RING), along * bump * np.cos(RING)
-        cosine, sine = np.cos(angle), np.sin(angle)
-        outlines = np.stack([y + cosine * dy + sine * dx, x + cosine * dx - sine * dy], axis=-1)
-        return polygons(self.size, outlines, dark.ravel().tolist())
+        table = np.array(self.nuclei)
+        return polygons(self.size, outlines(self.rng, table[:, :5], table[:, 6:]), table[:, 5].tolist())
 
     def _near(self, centre: Point, reach: float) -> tuple[slice, slice]:
         """The rows and columns within `reach` of a point."""
@@ -196,6 +190,11 @@ class Tissue:
 
     def _sick(self, place: Point) -> bool:
         return _at(self.lesion, place) > 0.5
+
+
+def _stain(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
+    """A stain as a laboratory happens to prepare it: stronger or weaker, of another shade."""
+    return colour * np.exp(rng.normal(0, 0.35) + rng.normal(0, 0.22, 3))
 
 
 def _at(field: Field, place: Point) -> float:

@@ -1,4 +1,4 @@
-"""Breast ultrasound: scatterers seen through a point spread along diverging beams, attenuated, compressed, scan-converted.
+"""Breast ultrasound: scatterers seen through a point spread along diverging beams, attenuated and compressed.
 
 Beams are columns and depth is rows until the last step; lesions that attenuate more or less than their surroundings
 cast shadows or enhancement behind them. z: depth below the skin, x: across, both in half widths of the body.
@@ -41,7 +41,7 @@ def draw(patient: np.random.Generator, image: np.random.Generator, finding: str,
     received = _received(echo, loss, z, image)
     row, column, seen = probe.converted(size)
     shown = ndimage.map_coordinates(received, [row, column], order=1, mode="nearest")
-    shown = np.where(seen, tone(image, shown, LEVELS, spread=0.22, over=seen), 0.01)
+    shown = np.where(seen, tone(image, shown, LEVELS, spread=0.22, region=seen), 0.01)
     mask = ndimage.map_coordinates(lesion, [row, column], order=1, mode="nearest") * seen
     return Phantom(pixels(shown), mask > 0.5)
 
@@ -68,10 +68,9 @@ class Probe(NamedTuple):
         """Row and column of the beam sample behind every pixel, and which pixels lie in the fan."""
         y, x = plane(size)
         top = self.radius * np.cos(self.half)
-        scale = max((self.radius + DEPTH) * np.sin(self.half), (self.radius + DEPTH - top) / 2) * 1.02
-        down, right = top + (y + 1) * (self.radius + DEPTH - top) / 2 * 1.0, x * scale
-        if scale > (self.radius + DEPTH - top) / 2:
-            down = (self.radius + DEPTH + top) / 2 + y * scale
+        middle, half = (self.radius + DEPTH + top) / 2, (self.radius + DEPTH - top) / 2
+        scale = 1.02 * max((self.radius + DEPTH) * np.sin(self.half), half)
+        down, right = middle + y * scale, x * scale
         depth = (np.hypot(down, right) - self.radius) / DEPTH
         across = np.arctan2(right, down) / self.half
         seen = (depth > 0) & (depth < 1) & (np.abs(across) < 1)
@@ -88,7 +87,7 @@ class Breast:
         self.waves, self.clouds, self.septa = (smooth(rng, TEXTURE, scale) for scale in (0.12, 0.05, 0.06))
         self.grain = fractal(rng, TEXTURE, 1.2)
         self.rib = rng.choice([0.0, 1.0]), rng.uniform(-0.5, 0.5)
-        self.shapes = np.random.Generator(np.random.Philox(int(rng.integers(2**32))))
+        self.shapes = rng
         self.extent, self.place = rng.random(), rng.random(2)
 
     def tissue(self, z: Field, x: Field) -> tuple[Field, Field, Field]:
@@ -102,7 +101,12 @@ class Breast:
         echo = echo + below * (self.density * np.exp(0.8 * clouds + 0.3 * grain) - echo)
         muscle = _step(z - gland)
         fibres = 0.12 + 0.2 * np.maximum(np.sin(34 * z + 3 * wave + 2 * x), 0) ** 4
-        echo = echo + muscle * (fibres - echo) + 1.2 * np.exp(-(((z - gland) / 0.02) ** 2)) + 1.5 * np.exp(-((z / 0.045) ** 2))
+        echo = (
+            echo
+            + muscle * (fibres - echo)
+            + 1.2 * np.exp(-(((z - gland) / 0.02) ** 2))
+            + 1.5 * np.exp(-((z / 0.045) ** 2))
+        )
         loss = 0.5 + 0.25 * below * np.maximum(1 + 0.3 * clouds, 0)
         echo, loss = self._rib(z, x, echo, loss)
         return self._lesion(z, x, echo, loss)
@@ -110,7 +114,9 @@ class Breast:
     def _rib(self, z: Field, x: Field, echo: Field, loss: Field) -> tuple[Field, Field]:
         there, across = self.rib
         arc = ellipse(z, x, (self.gland + 0.32, across), (0.1, 0.22))
-        return echo + there * 2 * np.exp(-(((arc - 1) / 0.2) ** 2)) * (z < self.gland + 0.3), loss + 9 * there * inside(arc)
+        return echo + there * 2 * np.exp(-(((arc - 1) / 0.2) ** 2)) * (z < self.gland + 0.3), loss + 9 * there * inside(
+            arc
+        )
 
     def _lesion(self, z: Field, x: Field, echo: Field, loss: Field) -> tuple[Field, Field, Field]:
         centre = (0.55 + 0.25 * self.place[0], -0.3 + 0.6 * self.place[1])

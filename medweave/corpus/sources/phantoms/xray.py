@@ -57,8 +57,8 @@ class Body:
         self.heart = rng.uniform(0.27, 0.33)
         self.aorta = rng.uniform(0.05, 0.09)
         self.vessels = _vessels(rng)
-        self.seed = int(rng.integers(2**32))
         self.side = 1 if rng.random() < 0.5 else -1
+        self.shapes = rng
         self.extent, self.place = rng.random(), rng.random(2)
         if finding == "cardiomegaly":
             self.heart = 0.45 + 0.12 * self.extent
@@ -69,17 +69,16 @@ class Body:
         floor = self._floor(y, x)
         left, right = self._lung(y, x, 1, floor), self._lung(y, x, -1, floor)
         air = left + right
-        heart = self._heart(y, x)
-        mediastinum = self._mediastinum(y, x)
-        lesion, change = self._lesion(y, x, floor, left if self.side > 0 else right)
-        air = air * (1 - change) * (1 - 0.85 * np.clip(1.6 * heart, 0, 1)) * (1 - 0.85 * mediastinum)
+        heart, mediastinum = self._heart(y, x), self._mediastinum(y, x)
+        lesion, lost, line = self._lesion(y, x, left if self.side > 0 else right)
+        air = air * (1 - lost) * (1 - 0.85 * np.clip(1.6 * heart, 0, 1)) * (1 - 0.85 * mediastinum)
         vessels = lookup(self.vessels, y, x) * np.clip(1.6 * air, 0, 1)
         if self.finding == "pneumothorax":
-            vessels = vessels * (1 - lesion)
-            air = air * (1 + 0.14 * lesion) - 0.12 * self._pleural_line
-        body = self._trunk(y, x) - 0.78 * air + 0.13 * heart + 0.1 * mediastinum + 0.12 * vessels + self._bones(y, x)
+            vessels, air = vessels * (1 - lesion), air * (1 + 0.14 * lesion)
         if self.finding == "cardiomegaly":
             lesion = inside(1 - heart + 0.15, 0.3)
+        organs = 0.13 * heart + 0.1 * mediastinum + 0.12 * vessels + 0.1 * line - 0.78 * air
+        body = self._trunk(y, x) + organs + self._bones(y, x)
         return body + 0.012 * smooth(rng, y.shape[0], 0.06), lesion
 
     def _trunk(self, y: Field, x: Field) -> Field:
@@ -131,29 +130,31 @@ class Body:
         number = np.clip(np.round(depth / self.rib_step), 0, RIBS - 1)
         return _band(depth - number * self.rib_step, 0.03)
 
-    def _lesion(self, y: Field, x: Field, floor: Field, lung: Field) -> tuple[Field, Field]:
-        """The lesion, and how much of the lung's air it takes away."""
-        rng = np.random.Generator(np.random.Philox(self.seed))
+    def _lesion(self, y: Field, x: Field, lung: Field) -> tuple[Field, Field, Field]:
+        """The lesion (0..1), the share of the lung's air that it takes away, and the line of a detached pleura."""
         nothing = np.zeros_like(y)
-        lateral = self.side * x
         if self.finding == "pneumonia":
-            centre = (-0.3 + 0.65 * self.place[0], self.side * (0.3 + 0.25 * self.place[1]))
-            reach = 0.2 + 0.12 * self.extent
-            cloud = inside(blob(rng, y, x, centre, (reach, reach * 1.1), rough=0.25), 0.8)
-            patchy = np.clip(0.75 + 0.35 * lookup(fractal(rng, 96, 1.6), y, x), 0, 1)
-            lesion = cloud * np.clip(3 * lung, 0, 1)
-            return lesion, 0.95 * lesion * patchy
+            lesion, lost = self._consolidation(y, x, lung)
+            return lesion, lost, nothing
         if self.finding == "pleural effusion":
-            level = 0.42 - 0.5 * self.extent - 0.35 * np.clip((lateral - 0.25) / 0.5, 0, 1) ** 2
-            lesion = inside(1 + (level - y) / 0.1, 0.5) * np.clip(3 * lung, 0, 1)
-            return lesion, 0.97 * lesion
+            rise = 0.35 * np.clip((self.side * x - 0.25) / 0.5, 0, 1) ** 2
+            lesion = inside(1 + (0.42 - 0.5 * self.extent - rise - y) / 0.1, 0.5) * np.clip(3 * lung, 0, 1)
+            return lesion, 0.97 * lesion, nothing
         if self.finding == "pneumothorax":
             gap = 0.1 + 0.14 * self.extent
-            rim = ellipse(y, x, (0.02 + 0.8 * gap, (0.42 - 0.6 * gap) * self.side), (0.82 - gap, 0.36 - gap))
-            lesion = inside(2 - rim, 0.05) * (lung > 0.1) * (lateral > 0.25)
-            self._pleural_line = _band(rim - 1, 0.04) * (lung > 0.1) * (lateral > 0.25)
-            return lesion, nothing
-        return nothing, nothing
+            shrunken = ellipse(y, x, (0.02 + 0.8 * gap, (0.42 - 0.6 * gap) * self.side), (0.82 - gap, 0.36 - gap))
+            outer = (lung > 0.1) & (self.side * x > 0.25)
+            return inside(2 - shrunken, 0.05) * outer, nothing, _band(shrunken - 1, 0.04) * outer
+        return nothing, nothing, nothing
+
+    def _consolidation(self, y: Field, x: Field, lung: Field) -> tuple[Field, Field]:
+        """A cloudy, ill-defined area of one lung, patchy with air that is left in it."""
+        centre = (-0.3 + 0.65 * self.place[0], self.side * (0.3 + 0.25 * self.place[1]))
+        reach = 0.2 + 0.12 * self.extent
+        cloud = inside(blob(self.shapes, y, x, centre, (reach, 1.1 * reach), rough=0.25), 0.8)
+        patchy = np.clip(0.75 + 0.35 * lookup(fractal(self.shapes, 96, 1.6), y, x), 0, 1)
+        lesion = cloud * np.clip(3 * lung, 0, 1)
+        return lesion, 0.95 * lesion * patchy
 
 
 def _vessels(rng: np.random.Generator) -> Field:
