@@ -45,11 +45,12 @@ class Vocabulary:
         for entry in self.entries:
             for label in {plain(entry.name), *map(plain, entry.synonyms)}:
                 self._by_label.setdefault(label, []).append(entry)
+        self.find = cache(self._find)
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
 
-    def find(self, label: str, modality: str, anatomy: str | None) -> Entry | None:
+    def _find(self, label: str, modality: str, anatomy: str | None) -> Entry | None:
         """The entry that `label` means here, by name or synonym; an entry for this very anatomy before one for any.
 
         Without an anatomy, the entry must be the only one of its name in that modality.

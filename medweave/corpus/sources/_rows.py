@@ -39,18 +39,29 @@ def rows_of_tree(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(parent, name)
-            if not name.startswith(".") and (path.suffix.lower() in SUFFIXES or is_dicom(path)):
+            if not name.startswith(".") and (path.suffix.lower() in SUFFIXES or is_dicom(str(path))):
                 number += 1
                 place = PurePosixPath(path.relative_to(folder))
                 yield number, {"path": str(place), "folder": place.parent.name}
 
 
-def is_dicom(path: Path) -> bool:
+def empty_folders(folder: Path) -> list[Path]:
+    """The folders below a folder that hold neither an image nor a folder."""
+    found = []
+    for parent, folders, _ in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if not folders and parent != str(folder) and not any(rows_of_tree(Path(parent))):
+            found.append(Path(parent))
+    return found
+
+
+def is_dicom(path: str) -> bool:
     """Whether a file is DICOM by its suffix, or has none and begins like one."""
-    if path.suffix:
-        return path.suffix.lower() in (".dcm", ".dicom")
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix:
+        return suffix in (".dcm", ".dicom")
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             return file.read(132)[128:] == b"DICM"
     except OSError:
         return False

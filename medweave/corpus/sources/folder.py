@@ -17,40 +17,12 @@ from pydantic import Field, field_validator, model_validator
 from medweave.corpus.limits import BadImage
 from medweave.corpus.recipe import SourceRecipe as BaseRecipe
 from medweave.corpus.sample import MODALITIES, TEXT_KINDS, Sample, State, Text
-from medweave.corpus.sources._rows import columns_of, is_dicom, rows_of, rows_of_tree
-from medweave.corpus.vocabulary import plain
+from medweave.corpus.sources._rows import columns_of, empty_folders, is_dicom, rows_of, rows_of_tree
+from medweave.corpus.sources._words import SPLIT_WORDS, Words
 from medweave.errors import RequestError, nearest, unknown_name
 from medweave.recipe import Section
 
-MODALITY_WORDS = {
-    "xray": "x-ray, x ray, xr, radiograph, radiography, plain film, cr, dx, rx",
-    "ct": "computed tomography, cat scan, ct scan",
-    "mri": "mr, magnetic resonance, magnetic resonance imaging, mr imaging",
-    "ultrasound": "us, sonography, echography, echocardiography",
-    "mammography": "mg, mammogram",
-    "pathology": "histopathology, histology, h&e, sm, whole slide, whole-slide image",
-    "cytology": "cytopathology, pap smear",
-    "microscopy": "light microscopy, gm",
-    "fundus": "fundus photography, fundus photograph, colour fundus photography, color fundus photography, cfp, op",
-    "oct": "optical coherence tomography, opt",
-    "dermoscopy": "dermatoscopy, dermatoscopic",
-    "endoscopy": "es, colonoscopy, gastroscopy",
-    "pet": "pt, positron emission tomography",
-    "other": "unknown",
-}
-SPLIT_WORDS = {
-    "train": "training",
-    "validation": "val, valid, dev, development",
-    "test": "testing, holdout, held-out",
-}
 NUMBERED = {"1": State.PRESENT, "0": State.ABSENT, "-1": State.UNCERTAIN}
-
-
-def _words(table: Mapping[str, str]) -> dict[str, str]:
-    return {word: name for name, words in table.items() for word in (name, *words.split(", "))}
-
-
-BUILT_IN = {"modality": _words(MODALITY_WORDS), "split": _words(SPLIT_WORDS)}
 
 
 class Columns(Section):
@@ -137,9 +109,8 @@ class SourceRecipe(BaseRecipe):
     def _known_fields(cls, values: dict[str, Any]) -> dict[str, Any]:
         for name in values:
             if name not in Columns.model_fields:
-                raise ValueError(
-                    f"no field of `columns` is called {name!r}; did you mean {' or '.join(nearest(name, Columns.model_fields))}?"
-                )
+                near = " or ".join(nearest(name, Columns.model_fields))
+                raise ValueError(f"no field of `columns` is called {name!r}; did you mean {near}?")
         return values
 
     @model_validator(mode="after")
@@ -155,12 +126,11 @@ class Source:
     def __init__(self, recipe: SourceRecipe) -> None:
         self.recipe = recipe
         self.folder = recipe.path
+        self.root = recipe.path.resolve()
+        self.name = recipe.name or self.root.name
         self.manifest = recipe.manifest and recipe.path / recipe.manifest
         self.strip = [re.compile(pattern) for pattern in recipe.strip]
-        self.values: dict[str, dict[str, str | None]] = {
-            name: {**BUILT_IN.get(name, {})} | {plain(k): v for k, v in recipe.values.get(name, {}).items()}
-            for name in {*BUILT_IN, *recipe.values}
-        }
+        self.words = Words(recipe.values)
 
     def samples(self) -> Iterator[Sample]:
         """Every sample in the manifest's order, or in the order of paths. Raises RequestError for a wrong manifest."""
@@ -174,8 +144,8 @@ class Source:
         """A file's bytes. Raises BadImage when it is not there, or is a link that leads out of the folder."""
         path = self.folder / place
         try:
-            if path.is_symlink() and not path.resolve().is_relative_to(self.folder.resolve()):
-                raise BadImage("a link that leads out of its folder", "copy the file into the folder")
+            if not path.resolve().is_relative_to(self.root):
+                raise BadImage("a link that leads out of its folder", "copy the file into it, or name its real folder")
             return path.read_bytes()
         except OSError as error:
             raise BadImage(f"cannot be read: {error.strerror}", "fetch it again, or take it off the manifest") from None
@@ -189,31 +159,31 @@ class Source:
         return found.st_size, found.st_mtime_ns
 
     def _check(self) -> None:
+        """Raises RequestError for a folder, manifest or column that is not there, and for a class without an image."""
         if not self.folder.is_dir():
             raise RequestError("no such folder", where=self.folder)
         columns = columns_of(self.manifest)
         wanted = self.recipe.columns.named() if self.manifest else {}
-        wanted |= {
-            f"{word}.{column}": column for word in ("include", "exclude") for column in getattr(self.recipe, word)
-        }
+        wanted |= {f"{word}.{c}": c for word in ("include", "exclude") for c in getattr(self.recipe, word)}
         for field, column in wanted.items():
             if column not in columns:
-                near = nearest(column, columns) or sorted(columns)
+                near = ", ".join(nearest(column, columns) or sorted(columns))
                 raise RequestError(
-                    f"{field}: no column {column!r}",
-                    where=self.manifest or self.folder,
-                    todo=f"nearest: {', '.join(near)}",
+                    f"{field}: no column {column!r}", where=self.manifest or self.folder, todo=f"nearest: {near}"
                 )
+        empty = empty_folders(self.folder) if self.recipe.labels_from and not self.manifest else []
+        if empty:
+            raise RequestError(
+                f"no image in the folder of the class {empty[0].name!r}", where=empty[0], todo="fill or remove it"
+            )
 
     def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(line or row number, row) of what include and exclude leave."""
-        rows = rows_of(self.manifest) if self.manifest else rows_of_tree(self.folder)
+        """(row number from 1, row) of what include and exclude leave."""
         include = {column: set(values) for column, values in self.recipe.include.items()}
         exclude = {column: set(values) for column, values in self.recipe.exclude.items()}
-        for number, row in rows:
-            if all(str(row[c]) in v for c, v in include.items()) and not any(
-                str(row[c]) in v for c, v in exclude.items()
-            ):
+        for number, row in rows_of(self.manifest) if self.manifest else rows_of_tree(self.folder):
+            inside = all(str(row[column]) in values for column, values in include.items())
+            if inside and not any(str(row[column]) in values for column, values in exclude.items()):
                 yield number, row
 
     def _sample(self, number: int, row: dict[str, Any], known: Mapping[Any, list[str]], seen: set[str]) -> Sample:
@@ -240,14 +210,10 @@ class Source:
 
     def _place(self, number: int, row: dict[str, Any]) -> str:
         """The image's path below the folder, with forward slashes."""
-        path = PurePosixPath(str(row[self.recipe.columns.path if self.manifest else "path"]).replace("\\", "/"))
-        place = os.path.normpath(path) if path.name else ""
-        if not place or path.is_absolute() or ":" in path.parts[0] or place.startswith(".."):
-            what = (
-                f"row {number}: the path {str(path)!r} is not inside the folder"
-                if path.name
-                else f"row {number}: no path"
-            )
+        own = str(row[self.recipe.columns.path if self.manifest else "path"] or "").replace("\\", "/")
+        place = os.path.normpath(own) if own else ""
+        if not place or place.startswith(("/", "..")) or place == "." or ":" in place.split("/")[0]:
+            what = f"row {number}: the path {own!r} is not inside the folder" if own else f"row {number}: no path"
             raise RequestError(what, where=self.manifest, todo="paths are relative to the folder and stay in it")
         return place
 
@@ -261,7 +227,7 @@ class Source:
         return f"{source}/{place}"
 
     def _source(self, row: dict[str, Any]) -> str:
-        name = self._value(row, "source") or self.recipe.name or self.folder.resolve().name
+        name = self._value(row, "source") or self.name
         return re.sub(r'[\s/\\:*?"<>|]+', "_", name)
 
     def _value(self, row: dict[str, Any], field: str) -> str | None:
@@ -269,8 +235,7 @@ class Source:
         column = getattr(self.recipe.columns, field) if self.manifest else None
         if column is None or row[column] is None:
             return None
-        own = str(row[column]).strip()
-        return self.values[field].get(plain(own), own or None) if field in self.values else own or None
+        return self.words.ours(field, str(row[column]).strip())
 
     def _modality(self, number: int, row: dict[str, Any]) -> str | None:
         """The modality that column or recipe state."""
@@ -298,7 +263,7 @@ class Source:
     def _file_facts(self, place: str, modality: str | None, row: dict[str, Any]) -> dict[str, Any]:
         """What a DICOM file says of itself; {} for other files and where the manifest has said it all."""
         complete = modality and self._value(row, "patient") and self._value(row, "study")
-        if complete or not is_dicom(self.folder / place):
+        if complete or not is_dicom(f"{self.folder}/{place}"):
             return {}
         from medweave.corpus import dicom
 
@@ -337,7 +302,7 @@ class Source:
 
     def _label(self, own: str) -> str:
         """An owner's label in our words; "" where values.labels maps it to null."""
-        return self.values.get("labels", {}).get(plain(own), own) or ""
+        return self.words.ours("labels", own) or ""
 
     def _labels_of_sources(self) -> dict[tuple[str, str | None], list[str]]:
         """(source, modality) -> its labels, for the sources whose labels are exhaustive."""
