@@ -75,7 +75,7 @@ def write_report(
 
 def cards(results: Results, corpus: Corpus) -> list[tuple[str, str]]:
     """The few numbers at the top: (value, what it is)."""
-    found = [(f"{len(corpus):,}", "images in the corpus"), (str(len(corpus.facts["sources"])), "sources")]
+    found = [(f"{len(corpus):,}", "images in the corpus"), (str(len(corpus.facts["counts"])), "sources")]
     for family, summary in results.summary.items():
         task = next(r["task"] for r in results.results if r["family"] == family)
         for metric, value in summary["all"].items():
@@ -188,8 +188,21 @@ def shots(results: Results, corpus: Corpus) -> list[Shot]:
 
 
 def source_table(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One line a source of the corpus."""
-    return [{"name": name, **counts} for name, counts in facts["sources"].items()]
+    """One line a source and modality of the corpus: images of each split, licences."""
+    licences: dict[str, list[str]] = {}
+    for line in facts["licences"]:
+        licences.setdefault(line["source"], []).append(line["licence"] or "not stated")
+    return [
+        {
+            "name": name,
+            "modality": modality,
+            "splits": splits,
+            "samples": sum(splits.values()),
+            "licences": licences[name],
+        }
+        for name, by_modality in facts["counts"].items()
+        for modality, splits in by_modality.items()
+    ]
 
 
 def skipped(corpus: Path) -> list[tuple[str, int]]:
