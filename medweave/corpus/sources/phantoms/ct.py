@@ -63,21 +63,14 @@ class Body:
         """Hounsfield units, how far a pixel is lesion (0..1), and which pixels are the trunk."""
         skin = blob(self.shapes, y, x, (0, 0), (self.depth, self.width), rough=0.015)
         wall = ellipse(y, x, (0, 0), (self._cavity[0] + 0.13, self._cavity[1] + 0.08))
-        cavity = blob(
-            self.shapes,
-            y,
-            x,
-            (-0.06, 0),
-            (self.depth - self.fat - 0.13, self.width - 1.3 * self.fat - 0.08),
-            rough=0.02,
-        )
+        cavity = blob(self.shapes, y, x, (-0.06, 0), self._cavity, rough=0.02)
         hounsfield = np.full_like(y, -1000.0)
         _fill(hounsfield, skin, -100 + 8 * smooth(rng, GRID, 0.03), border=0.02)
         _fill(hounsfield, wall, 55 + 8 * smooth(rng, GRID, 0.02))
         _fill(hounsfield, cavity, -95 + 10 * smooth(rng, GRID, 0.03))
         lesion = np.zeros_like(y)
         if self.finding == "ascites":
-            lesion = self._fluid(hounsfield, y, cavity)
+            lesion = self._fluid(hounsfield, cavity)
         self._bones(hounsfield, y, x)
         liver = self._organs(hounsfield, y, x, cavity)
         self._bowel(hounsfield, y, x, cavity)
@@ -87,7 +80,7 @@ class Body:
             lesion = self._stone(hounsfield, y, x)
         return hounsfield, lesion, skin < 1
 
-    def _fluid(self, hounsfield: Field, y: Field, cavity: Field) -> Field:
+    def _fluid(self, hounsfield: Field, cavity: Field) -> Field:
         """Free fluid in the cavity's outer part: organs drawn afterwards lie in it."""
         level = 0.9 - 0.35 * self.extent
         lesion = inside(cavity, 0.05) * inside(1 + (level - cavity) * 4, 0.4)
@@ -111,7 +104,7 @@ class Body:
     def _organs(self, hounsfield: Field, y: Field, x: Field, cavity: Field) -> Field:
         """Liver, spleen, kidneys and great vessels; the liver's outline is returned."""
         bright = self.contrast
-        texture = 7 * smooth(self.shapes, GRID, 0.02)
+        texture = 5 * lookup(smooth(self.shapes, GRID, 0.02), y, x)
         right = blob(self.shapes, y, x, (-0.02, -0.4), (0.4 * self.liver[0], 0.34 * self.liver[1]), 0.15, rough=0.05)
         lobe = blob(self.shapes, y, x, (-0.26, -0.12), (0.16, 0.32 * self.liver[1]), 0.12, rough=0.05)
         liver = np.maximum(np.minimum(right, lobe), cavity / self._gap)
@@ -125,9 +118,8 @@ class Body:
             cy, cx = self._kidney(side)
             kidney = ellipse(y, x, (cy, cx), (0.18, 0.125), 0.4 * side)
             _fill(hounsfield, kidney, 40 + 130 * bright + texture)
-            _fill(
-                hounsfield, ellipse(y, x, (cy - 0.02, cx - 0.05 * side), (0.075, 0.05), 0.4 * side), -20 + 40 * bright
-            )
+            sinus = ellipse(y, x, (cy - 0.02, cx - 0.05 * side), (0.075, 0.05), 0.4 * side)
+            _fill(hounsfield, sinus, 10 + 60 * bright)
         _fill(hounsfield, ellipse(y, x, (0.17, 0.05), (0.06, 0.06)), 45 + 160 * bright)
         _fill(hounsfield, ellipse(y, x, (0.15, -0.12), (0.055, 0.07)), 45 + 90 * bright)
         return liver
@@ -144,12 +136,15 @@ class Body:
             _fill(hounsfield, gut / 0.6, -400 if loop[2] > 0.5 else 15, 0.3)
 
     def _liver_lesion(self, hounsfield: Field, y: Field, x: Field) -> Field:
-        centre = (-0.14 + 0.26 * self.place[0], -0.5 + 0.2 * self.place[1])
-        reach = 0.1 + 0.08 * self.extent
-        spot = blob(self.shapes, y, x, centre, (reach, reach * 1.1), rough=0.12)
-        _fill(hounsfield, spot, 22 + 10 * self.contrast, 0.25)
-        _fill(hounsfield, spot / 0.5, 8, 0.4)
-        return inside(spot, 0.1)
+        """One to three ill-defined dark masses, darkest in the middle."""
+        lesion = np.zeros_like(y)
+        for reach in (0.11 + 0.07 * self.extent) * np.array([1, 0.6, 0.6])[: 1 + int(3 * self.place[0])]:
+            centre = (self.shapes.uniform(-0.2, 0.18), self.shapes.uniform(-0.55, -0.28))
+            spot = blob(self.shapes, y, x, centre, (reach, 1.1 * reach), rough=0.12)
+            _fill(hounsfield, spot, 20, 0.25)
+            _fill(hounsfield, spot / 0.5, 5, 0.4)
+            lesion = np.maximum(lesion, inside(spot, 0.1))
+        return lesion
 
     def _stone(self, hounsfield: Field, y: Field, x: Field) -> Field:
         """A stone in a pelvis that it has dilated."""
@@ -186,7 +181,7 @@ def _scanned(hounsfield: Field, rng: np.random.Generator) -> Field:
     matrix, ramp = _scanner()
     scale = WATER * 2 / GRID
     paths = (matrix @ (np.maximum(1 + hounsfield / 1000, 0) * scale).ravel()).reshape(ANGLES, -1)
-    counts = np.exp(rng.uniform(12.2, 14))
+    counts = np.exp(rng.uniform(12.6, 14.5))
     noise = rng.standard_normal(paths.shape) * np.sqrt(np.exp(paths) / counts)
     filtered = fft.irfft(fft.rfft(paths + noise, n=2 * GRID, axis=1) * ramp, n=2 * GRID, axis=1)[:, :GRID]
     back = (matrix.T @ filtered.ravel()).reshape(GRID, GRID) * (np.pi / ANGLES)
