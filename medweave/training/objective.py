@@ -44,6 +44,18 @@ class Objective(nn.Module):
         raise NotImplementedError
 
 
+class Objectives(nn.Module):
+    """All losses of a recipe, as one."""
+
+    def __init__(self, recipes: Sequence[ObjectiveRecipe]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(build(recipe) for recipe in recipes)
+
+    def forward(self, student: Embeddings, batch: Batch) -> Losses:
+        """The losses of all objectives by name."""
+        return {name: loss for part in self.parts for name, loss in part(student, batch).items()}
+
+
 def build(recipe: ObjectiveRecipe) -> Objective:
     """The objective that a recipe names: class `Affinity` of `objectives/affinity.py`."""
     module = importlib.import_module(f"{OBJECTIVES}.{recipe.kind}")
@@ -51,4 +63,4 @@ def build(recipe: ObjectiveRecipe) -> Objective:
     return objective
 
 
-__all__ = ["Batch", "Embeddings", "Losses", "Objective", "ObjectiveRecipe", "build"]
+__all__ = ["Batch", "Embeddings", "Losses", "Objective", "ObjectiveRecipe", "Objectives", "build"]

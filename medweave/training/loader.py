@@ -1,0 +1,197 @@
+"""Batches ready for the towers, made ahead of time by loader processes that hold no state: a step is a pure function.
+
+Each process of a run makes its own share of a step's global batch, cut into micro-batches: pixels decoded at reduced
+scale, augmented, as bytes; texts tokenised and padded to the longest of their length bucket. An image that cannot be
+read takes no part in its step and is counted. m samples of a micro-batch, s side of an image, k texts of a bucket, L
+tokens of the longest of them.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from medweave.corpus.augment import AugmentRecipe, augment
+from medweave.corpus.images import decode
+from medweave.corpus.limits import BadImage
+from medweave.corpus.order import Order
+from medweave.corpus.resize import Policy, resize
+from medweave.corpus.store import Corpus
+from medweave.errors import UserError
+from medweave.models.tokens import Tokens
+from medweave.seeds import generator
+from medweave.training.captions import Caption, Captions
+from medweave.training.distributed import Ranks
+
+AHEAD = 4  # batches that each loader process keeps ready
+SHORTEST_BUCKET = 16  # tokens
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Texts of similar length. places: [k] int64, which of the micro-batch. tokens: [k, L] int64."""
+
+    places: Tensor
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
+class Micro:
+    """A micro-batch. first: place of its first sample in the global batch. pixels: [m, s, s, 3] uint8.
+
+    buckets: its texts as tokens, between them every place once; empty when the text tower's output is kept.
+    """
+
+    first: int
+    pixels: Tensor
+    texts: list[str]
+    buckets: list[Bucket]
+
+    def to(self, device: torch.device) -> Micro:
+        """The same on a device, copied while the device goes on working."""
+        buckets = [
+            Bucket(b.places.to(device, non_blocking=True), b.tokens.to(device, non_blocking=True)) for b in self.buckets
+        ]
+        return replace(self, pixels=self.pixels.to(device, non_blocking=True), buckets=buckets)
+
+    def pin_memory(self) -> Micro:
+        """The same in memory from which a GPU copies by itself."""
+        buckets = [Bucket(b.places.pin_memory(), b.tokens.pin_memory()) for b in self.buckets]
+        return replace(self, pixels=self.pixels.pin_memory(), buckets=buckets)
+
+
+@dataclass(frozen=True)
+class Share:
+    """One process's part of a step. numbers: [b] sample numbers. kinds: where each text is from.
+
+    problems: [b] why an image could not be read, empty if it could.
+    """
+
+    step: int
+    numbers: NDArray[np.int64]
+    micros: list[Micro]
+    kinds: list[str]
+    problems: list[str]
+
+    def pin_memory(self) -> Share:
+        """The same, pinned."""
+        return replace(self, micros=[micro.pin_memory() for micro in self.micros])
+
+
+@dataclass(frozen=True)
+class Look:
+    """What becomes of pixels: side of the square, resizing, augmentation (None: none)."""
+
+    size: int
+    policy: Policy
+    augment: AugmentRecipe | None
+
+
+class Steps(Dataset[Share]):
+    """Item `step` is this process's share of that step. tokenize: None when texts need not be tokenised."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        order: Order,
+        captions: Captions,
+        look: Look,
+        tokenize: Tokens | None,
+        ranks: Ranks,
+        accumulate: int,
+    ) -> None:
+        self.corpus, self.order, self.captions = corpus, order, captions
+        self.look, self.tokenize = look, tokenize
+        self.part = ranks.share(order.batch)
+        self.size = order.batch // ranks.world // accumulate
+
+    def __getitem__(self, step: int) -> Share:
+        numbers = self.order.numbers(step)[self.part]
+        samples = [self._sample(step, number) for number in numbers.tolist()]
+        pixels = torch.from_numpy(np.stack([pixels for pixels, _, _ in samples]))
+        texts = [caption.text for _, caption, _ in samples]
+        micros = [
+            Micro(self.part.start + at, part, texts[at : at + self.size], self._buckets(texts[at : at + self.size]))
+            for at, part in zip(range(0, len(texts), self.size), pixels.split(self.size), strict=True)
+        ]
+        return Share(step, numbers, micros, [c.kind for _, c, _ in samples], [problem for _, _, problem in samples])
+
+    def texts(self, step: int) -> list[str]:
+        """The captions of this process's share, without its pixels."""
+        numbers = self.order.numbers(step)[self.part].tolist()
+        return [self.captions.draw(step, number, self.corpus.fields(number)).text for number in numbers]
+
+    def _sample(self, step: int, number: int) -> tuple[NDArray[np.uint8], Caption, str]:
+        """Pixels, caption and problem of one sample; black and nothing where it cannot be read."""
+        try:
+            fields = self.corpus.fields(number)
+            array = decode(self.corpus.read(number), self.look.size, grey=True)
+        except (UserError, BadImage) as error:
+            return np.zeros((self.look.size, self.look.size, 3), np.uint8), Caption("", "other"), str(error)
+        pixels = self._looked_at(array, fields["modality"], step, number)
+        return pixels, self.captions.draw(step, number, fields), ""
+
+    def _looked_at(self, array: NDArray[np.uint8], modality: str, step: int, number: int) -> NDArray[np.uint8]:
+        """uint8 [h,w] or [h,w,3] -> [s,s,3]."""
+        look = self.look
+        if look.augment is None:
+            square = resize(array, look.size, look.policy)
+            return square if square.ndim == 3 else np.repeat(square[..., None], 3, axis=2)
+        draw = generator(self.captions.seed, "augment", step, number)
+        return augment(array, look.size, look.augment, draw, modality, look.policy)
+
+    def _buckets(self, texts: list[str]) -> list[Bucket]:
+        return in_buckets(texts, self.tokenize) if self.tokenize else []
+
+
+def in_buckets(texts: Sequence[str], tokenize: Tokens) -> list[Bucket]:
+    """Texts as tokens: up to 16 tokens together, up to 32, 64 …, each bucket padded to its own longest text.
+
+    One bucket, padded as the tower wants it, where padding is not free.
+    """
+    tokens = tokenize(texts)
+    if not tokenize.freely:
+        return [Bucket(torch.arange(len(texts)), tokens)]
+    lengths = ((tokens != tokenize.pad) * torch.arange(1, tokens.shape[1] + 1)).amax(1)
+    sizes = (lengths.clamp_min(SHORTEST_BUCKET).float() / SHORTEST_BUCKET).log2().ceil()
+    places = [torch.nonzero(sizes == size)[:, 0] for size in sizes.unique()]
+    return [Bucket(at, tokens[at, : int(lengths[at].max())]) for at in places]
+
+
+def batches(steps: Steps, first: int, last: int, workers: int, pin: bool) -> Iterator[tuple[Share, float]]:
+    """The shares of steps [first, last) in order, each with the seconds that were spent waiting for it."""
+    loader = DataLoader(
+        steps,
+        batch_size=None,
+        sampler=range(first, last),
+        num_workers=workers,
+        prefetch_factor=AHEAD if workers else None,
+        worker_init_fn=set_up_worker,
+        pin_memory=pin,
+    )
+    shares = iter(loader)
+    for _ in range(first, last):
+        asked = time.perf_counter()
+        try:
+            share = next(shares)
+        except RuntimeError as error:
+            if "exited unexpectedly" not in str(error):
+                raise
+            raise UserError(
+                "a loader process died", todo="it may have run out of memory: set train.workers=0"
+            ) from error
+        yield share, time.perf_counter() - asked
+
+
+def set_up_worker(_: int) -> None:
+    """A loader process uses one core: the towers need the others."""
+    torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -1,0 +1,193 @@
+"""Training, from a recipe to a run: prepare (work), then step by step, then the model.
+
+A step: this process's share of the batch arrives (loader); both towers embed it, all processes see the same whole
+batch, and the objectives' gradient goes back (embed); AdamW steps (optim). Everything random is a function of (seed, step,
+sample), so a run that was killed goes on from its checkpoint to the same final weights.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from medweave.errors import UserError
+from medweave.files import only_writer
+from medweave.models import folder
+from medweave.progress import say
+from medweave.recipe import as_data, recipe_hash
+from medweave.training import checkpoint, distributed
+from medweave.training.distributed import Ranks
+from medweave.training.embed import backward
+from medweave.training.loader import Share, batches
+from medweave.training.log import Log, Stopwatch
+from medweave.training.objective import Batch, Losses
+from medweave.training.optim import rate, set_rate, step_
+from medweave.training.recipe import Recipe, section
+from medweave.training.run import Run
+from medweave.training.work import Work, data_of, prepare, resume, save
+
+
+def train(recipe: Recipe) -> Run:
+    """Train the recipe's model and leave a run; the same call again goes on where it stopped, or finds it finished.
+
+    Under torchrun every process calls it. Raises RequestError for a recipe that does not fit its corpus or its folder,
+    UserError when training fails.
+    """
+    run = Run(section(recipe, "train").run)
+    section(recipe, "model")
+    ranks = distributed.start()
+    try:
+        with only_writer(run.path) if ranks.first else nullcontext():
+            data = data_of(recipe, ranks)
+            if ranks.first:
+                run.begin(recipe, data.hashes())
+            if ranks.gather_objects(ranks.first and run.finished)[0]:
+                say(f"{run.path} is finished: nothing to do")
+                return run
+            work = prepare(recipe, run, data, ranks)
+            resume(work)
+            with Log(run, recipe.name, work.step, work.settings.total_steps) if ranks.first else nullcontext() as log:
+                _steps(work, log)
+            if ranks.first:
+                _finish(work)
+    finally:
+        distributed.stop(ranks)
+    return run
+
+
+def _steps(work: Work, log: Log | None) -> None:
+    """Train from `work.step` to the end."""
+    settings, total = work.settings, work.settings.total_steps
+    validate, keep = settings.every(settings.validation.every), settings.every(settings.checkpoint)
+    watch = Stopwatch()
+    _learn(work)
+    for share, waited in batches(work.loader, work.step, total, settings.workers, work.ranks.device.type == "cuda"):
+        set_rate(work.optimiser, rate(work.step, total, settings.optimiser.warmup))
+        losses, norm = _step(work, share)
+        work.counts.add(share)
+        work.step += 1
+        watch.add(settings.batch, waited)
+
+        if _due(work.step, settings.log, total) or _due(work.step, keep, total):
+            line = _line(work, losses, norm)
+            if log is not None and _due(work.step, settings.log, total):
+                log.train(work.step, line | watch.read())
+        paused = time.perf_counter()
+        if work.validation and _due(work.step, validate, total):
+            _validate(work, log)
+        if _due(work.step, keep, total):
+            save(work)
+        watch.skip(time.perf_counter() - paused)
+
+
+def _step(work: Work, share: Share) -> tuple[Losses, torch.Tensor]:
+    """One optimiser step: the losses, and the norm of their gradient."""
+    numbers = work.data.order.numbers(work.step)
+    batch = Batch(torch.from_numpy(numbers), work.data.labels.of(numbers))
+    read = _readable(share, work.ranks)
+    losses = backward(work.towers, work.objectives, work.step, share.micros, batch, read, work.ranks)
+    norm = step_(work.optimiser, work.model, work.settings.optimiser.clip)
+    if work.average is not None:
+        work.average.update(work.step)
+    return losses, norm
+
+
+def _readable(share: Share, ranks: Ranks) -> torch.Tensor:
+    """Which samples of the global batch could be read: [B] bool on the CPU."""
+    return ranks.gather(torch.tensor([not problem for problem in share.problems]))
+
+
+def _line(work: Work, losses: Losses, norm: torch.Tensor) -> dict[str, Any]:
+    """A line of the log. Raises UserError when the loss is no number any more."""
+    values = {name: float(loss) for name, loss in losses.items()}
+    if not all(map(math.isfinite, (*values.values(), float(norm)))):
+        raise UserError(
+            f"the loss or its gradient is not finite at step {work.step}",
+            where=work.run.path,
+            todo="lower train.optimiser.lr or set train.optimiser.clip, in a new run",
+        )
+    images, bias = work.step * work.settings.batch, work.model.logit_bias
+    return {
+        "loss": sum(values.values()),
+        "losses": values,
+        "lr": max(group["lr"] for group in work.optimiser.param_groups),
+        "gradient": float(norm),
+        "scale": work.model.logit_scale.exp().item(),
+        "bias": bias.item() if bias is not None else 0.0,
+        "images": images,
+        "epoch": images / work.data.mix.samples,
+    }
+
+
+def _validate(work: Work, log: Log | None) -> None:
+    """Score the weights that would be kept, and keep them if they are the best so far."""
+    with _as_kept(work):
+        figures = work.validation(work.towers)
+        value = figures[work.settings.validation.metric]
+        if value is not None and (work.best is None or value > work.best["value"]):
+            work.best = {"step": work.step, "value": value}
+            if work.ranks.first and work.settings.keep == "best":
+                checkpoint.save_weights(work.run.checkpoints / checkpoint.BEST, work.model)
+    if log is not None:
+        log.validation(work.step, figures)
+
+
+@contextmanager
+def _as_kept(work: Work) -> Iterator[None]:
+    """The model as it would be kept, averaged if the recipe says so, in eval(); afterwards it learns on."""
+    if work.average is not None:
+        work.average.swap()
+    work.model.eval()
+    yield
+    if work.average is not None:
+        work.average.swap()
+    _learn(work)
+
+
+def _learn(work: Work) -> None:
+    """Training mode; batch norm keeps its statistics where it must."""
+    work.model.train()
+    if work.frozen_norm:
+        for module in work.model.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+
+
+def _finish(work: Work) -> None:
+    """Write the model and close the run."""
+    best = work.run.checkpoints / checkpoint.BEST
+    if work.settings.keep == "best" and work.best is not None:
+        checkpoint.fill(work.model, checkpoint.read_weights(best), best)
+    elif work.average is not None:
+        work.average.swap()
+    folder.save(work.model.eval(), work.run.model, _facts(work))
+    work.run.finish({"best": work.best, "steps": work.step})
+    checkpoint.clear(work.run.checkpoints)
+    counts = work.run.counts
+    skipped, texts = sum(counts["skipped"].values()), ", ".join(f"{n} {kind}" for kind, n in counts["texts"].items())
+    say(f"{counts['read']} images read, {skipped} skipped, {counts['repeated']} seen again; texts: {texts}")
+
+
+def _facts(work: Work) -> dict[str, Any]:
+    """What the model's card says of its training."""
+    settings, corpus, counts = work.settings, work.data.corpus, work.run.counts
+    trained_on = {"corpus": corpus.hash, "path": str(corpus.path), "part": as_data(settings.data)}
+    return {
+        "name": work.recipe.name,
+        "recipe": recipe_hash(work.recipe),
+        "trained_on": {**trained_on, "leave_out": settings.leave_out},
+        "licences": [row for row in corpus.facts["licences"] if row["source"] in counts["mix"]["source"]],
+        "images_seen": counts["read"],
+        "steps": work.step,
+        "kept": work.best if settings.keep == "best" and work.best else {"step": work.step},
+    }
+
+
+def _due(step: int, every: int, total: int) -> bool:
+    return step % every == 0 or step == total

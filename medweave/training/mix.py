@@ -1,0 +1,82 @@
+"""Which samples are trained on, and how much of each batch each stratum (source or modality) fills."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from medweave.corpus.order import Order, Ranges, power_weights
+from medweave.corpus.store import Corpus
+from medweave.errors import RequestError, unknown_name
+from medweave.evaluation.parts import numbers_of
+from medweave.training.recipe import MixRecipe, TrainRecipe
+
+
+@dataclass(frozen=True)
+class Mix:
+    """The strata of the training data. names, ranges, weights: one each a stratum. samples: how many in all."""
+
+    names: list[str]
+    ranges: list[Ranges]
+    weights: list[float]
+
+    @property
+    def samples(self) -> int:
+        """Training samples."""
+        return sum(len(ranges) for ranges in self.ranges)
+
+    def order(self, batch: int, seed: int) -> Order:
+        """The order of samples. Raises RequestError when a batch asks for more than there is."""
+        if self.samples < batch:
+            raise RequestError(
+                f"{self.samples} training samples are fewer than a batch of {batch}",
+                where="train.batch",
+                todo="take a smaller batch, or more data",
+            )
+        return Order(self.ranges, self.weights, batch, seed)
+
+
+def mix_of(corpus: Corpus, recipe: TrainRecipe) -> Mix:
+    """The training part of a corpus by strata. Raises RequestError for unknown names and when nothing is left."""
+    sources = {stratum.source for stratum in corpus.strata}
+    for name in recipe.leave_out:
+        if name not in sources:
+            raise unknown_name("source", name, sources, where="train.leave_out")
+    found = _by_name(corpus, recipe)
+    if not found:
+        raise RequestError("no sample is in the training part", where="train.data", todo="check its split or fold")
+    weights = _weights(found, recipe.mix)
+    names = [name for name in found if weights[name] > 0]
+    if not names:
+        raise RequestError("every stratum has weight 0", where="train.mix.weights")
+    return Mix(names, [found[name] for name in names], [weights[name] for name in names])
+
+
+def _by_name(corpus: Corpus, recipe: TrainRecipe) -> dict[str, Ranges]:
+    """The training samples of every source or modality, in order of the corpus."""
+    numbers = numbers_of(corpus, recipe.data, "train")
+    parts: dict[str, list[np.ndarray]] = {}
+    for stratum in corpus.strata:
+        if stratum.source in recipe.leave_out:
+            continue
+        first, last = np.searchsorted(numbers, [stratum.start, stratum.stop])
+        if last > first:
+            parts.setdefault(getattr(stratum, recipe.mix.by), []).append(numbers[first:last])
+    return {name: Ranges.of(np.concatenate(part)) for name, part in parts.items()}
+
+
+def _weights(found: dict[str, Ranges], recipe: MixRecipe) -> dict[str, float]:
+    if recipe.weights is None:
+        return dict(zip(found, power_weights(list(found.values()), recipe.alpha), strict=True))
+    for name in recipe.weights:
+        if name not in found:
+            raise unknown_name(f"training {recipe.by}", name, found, where="train.mix.weights")
+    missing = [name for name in found if name not in recipe.weights]
+    if missing:
+        raise RequestError(
+            f"no weight for {', '.join(missing)}",
+            where="train.mix.weights",
+            todo="give every one a weight; 0: left out",
+        )
+    return recipe.weights

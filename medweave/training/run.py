@@ -1,0 +1,108 @@
+"""The folder that training leaves. Reading it needs no torch.
+
+recipe.yaml      everything of the run, defaults written out         log.jsonl     one line a log interval or validation
+run.json         hashes of what went in, and whether it is finished  counts.json   what was read, from where
+checkpoints/     the state to go on from                             tensorboard/
+model/           the model, an open_clip folder                      evaluations/  results of `medweave evaluate`
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medweave.errors import RequestError
+from medweave.files import read_json, write_bytes, write_json
+from medweave.recipe import as_data
+from medweave.training.recipe import Recipe
+
+NO_MATTER = ("train.run", "train.workers", "train.log", "train.checkpoint", "train.corpus")  # change no weight
+
+
+class Run:
+    """A training run by its folder."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @property
+    def model(self) -> Path:
+        """The model's folder."""
+        return self.path / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of states to go on from."""
+        return self.path / "checkpoints"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """run.json; empty before the run began."""
+        file = self.path / "run.json"
+        return read_json(file) if file.exists() else {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the model is there and nothing is left to do."""
+        return bool(self.facts.get("finished"))
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """counts.json: what was read."""
+        counts: dict[str, Any] = read_json(self.path / "counts.json")
+        return counts
+
+    def log(self, kind: str | None = None) -> Iterator[dict[str, Any]]:
+        """The lines of log.jsonl, of one kind (train, validation, counts) or all."""
+        file = self.path / "log.jsonl"
+        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+            entry = json.loads(line)
+            if kind is None or entry["kind"] == kind:
+                yield entry
+
+    def begin(self, recipe: Recipe, inputs: dict[str, str]) -> None:
+        """Write recipe.yaml and run.json, or check that this folder is of the same run.
+
+        inputs: hashes of what else decides the weights. Raises RequestError naming what differs.
+        """
+        asked = {"recipe": _deciding(as_data(recipe)), "inputs": inputs}
+        known = self.facts
+        if known:
+            differing = sorted(_differences(known["asked"]["recipe"], asked["recipe"]))
+            differing += sorted(name for name in inputs if known["asked"]["inputs"].get(name) != inputs[name])
+            if differing:
+                raise RequestError(
+                    f"this folder holds a run with another {', '.join(differing)}",
+                    where=self.path,
+                    todo="choose another train.run, or put the recipe back",
+                )
+            return
+        text = yaml.safe_dump(as_data(recipe), sort_keys=False, allow_unicode=True, width=120)
+        write_bytes(self.path / "recipe.yaml", text.encode())
+        write_json(self.path / "run.json", {"asked": asked, "finished": False})
+
+    def finish(self, facts: dict[str, Any]) -> None:
+        """State that nothing is left to do."""
+        write_json(self.path / "run.json", {**self.facts, **facts, "finished": True})
+
+
+def _deciding(tree: dict[str, Any]) -> dict[str, Any]:
+    """The part of a recipe that decides the weights, as dotted path -> value. The corpus counts by its hash."""
+    flat = {path: value for name in ("seed", "model", "train") for path, value in _flat(tree[name], name)}
+    return {path: value for path, value in flat.items() if path not in NO_MATTER}
+
+
+def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _flat(inner, f"{path}.{name}")
+    else:
+        yield path, value
+
+
+def _differences(known: dict[str, Any], asked: dict[str, Any]) -> set[str]:
+    return {path for path in known.keys() | asked.keys() if known.get(path) != asked.get(path)}

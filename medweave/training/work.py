@@ -1,0 +1,177 @@
+"""Everything of a run that is under way: made from a recipe, kept in checkpoints, taken up again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from medweave.corpus.order import Order
+from medweave.corpus.store import Corpus, open_corpus
+from medweave.errors import RequestError
+from medweave.files import hash_of, write_json
+from medweave.models import dual
+from medweave.models.two_towers import DualModel
+from medweave.progress import say
+from medweave.training import checkpoint, distributed, texts
+from medweave.training.captions import Captions, bank_hash, captions_of
+from medweave.training.counts import Counts, report
+from medweave.training.distributed import Ranks
+from medweave.training.embed import Towers
+from medweave.training.labels import Labels, labels_of
+from medweave.training.loader import Look, Steps
+from medweave.training.mix import Mix, mix_of
+from medweave.training.objective import Objectives
+from medweave.training.optim import Average, optimiser_of
+from medweave.training.recipe import Recipe, TrainRecipe, section
+from medweave.training.run import Run
+from medweave.training.validate import Validation
+
+SHOWN = 5  # names in a line
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on, in which order, with which texts."""
+
+    corpus: Corpus
+    mix: Mix
+    order: Order
+    captions: Captions
+    labels: Labels
+
+    def hashes(self) -> dict[str, str]:
+        """Of all that decides what a step sees, beside the recipe."""
+        ranges = [[r.starts.tolist(), r.stops.tolist()] for r in self.mix.ranges]
+        captions = bank_hash(self.captions.bank)
+        return {"corpus": self.corpus.hash, "captions": captions, "training samples": hash_of([self.mix.names, ranges])}
+
+
+@dataclass
+class Work:
+    """A run under way. step: steps made. best: step and value of the best validation so far."""
+
+    recipe: Recipe
+    settings: TrainRecipe
+    run: Run
+    ranks: Ranks
+    data: Data
+    loader: Steps
+    towers: Towers
+    objectives: Objectives
+    optimiser: torch.optim.AdamW
+    average: Average | None
+    validation: Validation
+    counts: Counts
+    step: int = 0
+    best: dict[str, Any] | None = None
+
+    @property
+    def model(self) -> DualModel:
+        """The model as it learns."""
+        return self.towers.model
+
+    @property
+    def frozen_norm(self) -> bool:
+        """Whether batch norm keeps its statistics."""
+        return self.settings.norm == "frozen" or self.ranks.world > 1 or self.settings.accumulate > 1
+
+
+def data_of(recipe: Recipe, ranks: Ranks) -> Data:
+    """The training data of a recipe. Raises RequestError when it does not fit the corpus."""
+    settings: TrainRecipe = section(recipe, "train")
+    path = settings.corpus or (recipe.corpus.path if recipe.corpus else None)
+    if path is None:
+        raise RequestError("the recipe names no corpus", where="train.corpus", todo="give it, or a section `corpus:`")
+    distributed.check_batch(settings.batch, settings.accumulate, ranks)
+    corpus = open_corpus(path)
+    mix = mix_of(corpus, settings)
+    order = mix.order(settings.batch, recipe.seed)
+    captions = captions_of(corpus, settings.captions, recipe.seed)
+    return Data(corpus, mix, order, captions, labels_of(corpus))
+
+
+def prepare(recipe: Recipe, run: Run, data: Data, ranks: Ranks) -> Work:
+    """Build the model and all that a step needs."""
+    settings: TrainRecipe = section(recipe, "train")
+    model = dual.build(section(recipe, "model"), recipe.seed).to(ranks.device)
+    objectives = Objectives(settings.objectives).to(ranks.device)
+    ranks.same_start([*model.state_dict().values(), *objectives.state_dict().values()])
+    look = Look(model.preprocess.size, model.preprocess.policy, settings.augment)
+    tokenize = None if model.frozen_text else model.tokenize
+    loader = Steps(data.corpus, data.order, data.captions, look, tokenize, ranks, settings.accumulate)
+    pooled = None
+    if model.frozen_text:
+        drawn = texts.drawn(loader, settings.total_steps, settings.workers, ranks)
+        pooled = texts.kept(model, drawn, run.path / "texts.safetensors", ranks)
+    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and ranks.device.type == "cuda")
+    work = Work(
+        recipe,
+        settings,
+        run,
+        ranks,
+        data,
+        loader,
+        towers=Towers(model, ranks.device, recipe.seed, pooled=pooled, bf16=bf16, compile=settings.compile),
+        objectives=objectives,
+        optimiser=optimiser_of(model, objectives, settings.optimiser),
+        average=Average(model, settings.ema) if settings.ema is not None else None,
+        validation=Validation(data.corpus, settings, data.captions.bank, model, ranks, recipe.seed),
+        counts=Counts(data.corpus),
+    )
+    if ranks.first:
+        say_facts(work)
+    return work
+
+
+def say_facts(work: Work) -> None:
+    """What a user would want to know before a long run begins."""
+    mix, settings = work.data.mix, work.settings
+    say(f"{mix.samples} training images in {len(mix.names)} strata; {settings.total_steps} steps of {settings.batch}")
+    triplets = {(*labels.key, finding) for labels in work.data.labels.sets for finding in labels.present}
+    missing = [finding for _, _, finding in work.data.captions.bank.missing(triplets)]
+    if missing and settings.captions.banks != []:
+        more = " …" if len(missing) > SHOWN else ""
+        say(f"no bank captions for {len(missing)} findings ({', '.join(missing[:SHOWN])}{more}): generic sentences")
+    if work.frozen_norm and settings.norm == "batch":
+        say("batch norm keeps its statistics: several processes or accumulation must agree with one")
+    if not work.validation:
+        say("no source of the validation part has two findings: nothing to choose by, the last weights are kept")
+
+
+def save(work: Work) -> None:
+    """Write the state to go on from, and the counts so far."""
+    counts = work.ranks.gather_objects(work.counts.state())
+    if not work.ranks.first:
+        return
+    total = Counts(work.data.corpus)
+    total.load(counts)
+    write_json(work.run.path / "counts.json", report(total, work.step, work.data.mix, work.data.order))
+    state = {
+        "step": work.step,
+        "best": work.best,
+        "model": work.model.state_dict(),
+        "objectives": work.objectives.state_dict(),
+        "optimiser": work.optimiser.state_dict(),
+        "average": work.average.values if work.average is not None else {},
+        "counts": total.state(),
+    }
+    checkpoint.save(work.run.checkpoints, work.step, state)
+
+
+def resume(work: Work) -> None:
+    """Go on from the newest checkpoint, if there is one."""
+    state = checkpoint.latest(work.run.checkpoints, work.ranks.device)
+    if state is None:
+        return
+    where = work.run.checkpoints
+    checkpoint.fill(work.model, state["model"], where)
+    checkpoint.fill(work.objectives, state["objectives"], where)
+    work.optimiser.load_state_dict(state["optimiser"])
+    if work.average is not None:
+        work.average.values = state["average"]
+    if work.ranks.first:
+        work.counts.load([state["counts"]])
+        say(f"{work.run.path}: going on at step {state['step']} of {work.settings.total_steps}")
+    work.step, work.best = state["step"], state["best"]
