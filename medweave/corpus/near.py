@@ -82,7 +82,7 @@ class _Table:
                 offset = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
                 entry = self.order[part][np.repeat(low[some].ravel(), count) + offset]
                 found.append(query * np.int64(len(self.order[0])) + entry)
-        both = np.unique(np.concatenate(found))
+        both = np.unique(np.concatenate([np.empty(0, np.int64), *found]))
         return np.divmod(both, np.int64(len(self.order[0])))
 
 
