@@ -45,6 +45,7 @@ def build(recipe: CorpusRecipe, engine: Engine | None = None) -> Corpus:
     """
     _check_folder(recipe.path)
     with only_writer(recipe.path):
+        (recipe.path / records.FOLDER).mkdir(exist_ok=True)
         corpus = _existing(recipe)
         if corpus:
             _restore(corpus, recipe, engine)
@@ -146,5 +147,5 @@ def _copy_banks(folder: Path, table: pa.Table) -> None:
 def _check_folder(folder: Path) -> None:
     """Never mix a corpus into a folder that holds something else."""
     held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if held and not held & set(OURS) and held != {".lock"}:
+    if held - {".lock"} and not held & set(OURS):
         raise RequestError("the folder holds other files", where=folder, todo="choose a new or an empty folder")

@@ -1,0 +1,364 @@
+import errno
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import filelock
+import pytest
+
+from medweave.corpus import shards
+from medweave.corpus.build import build, cut, plan_of
+from medweave.corpus.listing import SCHEMA
+from medweave.corpus.shards import PLANNED
+from medweave.corpus.store import open_corpus
+from medweave.errors import RequestError, UserError
+from medweave.files import only_writer
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file of a corpus but its lock."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def split_of(corpus):
+    table = corpus.index(["id", "split"])
+    return dict(zip(table["id"].to_pylist(), table["split"].to_pylist(), strict=True))
+
+
+def test_plan_and_index_agree_on_columns():
+    assert SCHEMA.names[: len(PLANNED)] == PLANNED.names
+    assert SCHEMA.types[: len(PLANNED)] == PLANNED.types
+
+
+def test_every_image_is_stored_or_skipped_with_its_reason(built):
+    corpus = open_corpus(built)
+    skipped = corpus.skipped().to_pylist()
+    assert sorted(row["item"] for row in skipped) == ["hospital/003", "hospital/058"]
+    assert all(row["source"] == "hospital" and row["reason"] and row["remedy"] for row in skipped)
+    assert len({row["reason"] for row in skipped}) == 1, skipped
+    ids = corpus.index(["id"])["id"].to_pylist()
+    assert sorted([*ids, "hospital/003", "hospital/058"]) == [f"hospital/{n:03}" for n in range(60)]
+    facts = corpus.facts
+    counts = [n for source in facts["counts"].values() for splits in source.values() for n in splits.values()]
+    assert sum(counts) == facts["samples"] == 58 and facts["skipped"] == {"hospital": 2}
+    assert facts["licences"] == [{"source": "hospital", "licence": "CC BY 4.0", "licence_class": "open", "samples": 58}]
+    corpus.verify()
+
+
+def test_sound_jpegs_are_stored_byte_for_byte(built, raw):
+    corpus = open_corpus(built)
+    formats = corpus.index(["id", "format"]).to_pylist()
+    for number, row in enumerate(formats):
+        original = raw / f"{row['id'].split('/')[1]}.jpg"
+        if original.exists():
+            assert corpus.read(number) == original.read_bytes()
+
+
+def test_a_shard_holds_one_source_and_split_and_is_shuffled(built):
+    corpus = open_corpus(built)
+    rows = corpus.index(["id", "shard", "split", "modality"]).to_pylist()
+    for number, shard in enumerate(corpus.shards):
+        own = [row for row in rows if row["shard"] == number]
+        assert {f"hospital-{row['split']}" for row in own} == {shard["name"].rsplit("-", 1)[0]}
+        assert len(own) == shard["samples"] <= 8
+    train = [row["id"] for row in rows if row["split"] == "train" and row["modality"] == "xray"]
+    assert train != sorted(train)
+
+
+def test_nobody_is_on_two_sides(built):
+    rows = open_corpus(built).index(["patient", "split"]).to_pylist()
+    sides = {}
+    for row in rows:
+        sides.setdefault(row["patient"], set()).add(row["split"])
+    assert {len(side) for side in sides.values()} == {1}
+
+
+@pytest.mark.parametrize("workers", [2, 5])
+def test_workers_do_not_change_a_byte(built, raw, tmp_path, recipe_of, workers):
+    path = tmp_path / "corpus"
+    build(recipe_of(path, raw, folds={"count": 3}, workers=workers))
+    assert content(path) == content(built)
+
+
+def test_the_same_command_again_changes_nothing(built, raw, tmp_path, recipe_of):
+    path = shutil.copytree(built, tmp_path / "corpus")
+    build(recipe_of(path, raw, folds={"count": 3}))
+    assert content(path) == content(built)
+
+
+def test_a_broken_image_changes_no_other_sample(built, tmp_path, recipe_of, raw):
+    folder = shutil.copytree(raw, tmp_path / "hospital")
+    (folder / "011.jpg").write_bytes(b"")
+    corpus = build(recipe_of(tmp_path / "corpus", folder, folds={"count": 3}))
+    before = open_corpus(built)
+    samples = {row["id"]: row for row in before.index(["id", "sha256", "split", "modality"]).to_pylist()}
+    del samples["hospital/011"]
+    assert {row["id"]: row for row in corpus.index(["id", "sha256", "split", "modality"]).to_pylist()} == samples
+    order = [name for name in before.index(["id"])["id"].to_pylist() if name != "hospital/011"]
+    assert corpus.index(["id"])["id"].to_pylist() == order
+
+
+def test_a_repaired_image_is_taken_in(built, raw, tmp_path, recipe_of):
+    folder = shutil.copytree(raw, tmp_path / "hospital")
+    recipe = recipe_of(tmp_path / "corpus", folder)
+    before = split_of(build(recipe))
+    shutil.copy(folder / "001.jpg", folder / "003.jpg")
+    corpus = build(recipe)
+    assert split_of(corpus) == before | {"hospital/003": split_of(corpus)["hospital/003"]}
+    assert [row["item"] for row in corpus.skipped().to_pylist()] == ["hospital/058"]
+    corpus.verify()
+
+
+def killed(recipe, moment):
+    """Start the build in another process, and kill -9 it once `moment` holds. Whether it was killed."""
+    process = multiprocessing.get_context("fork").Process(target=build, args=(recipe,))
+    process.start()
+    while process.is_alive() and not moment(recipe.path):
+        time.sleep(0.0005)
+    process.kill()
+    process.join()
+    filelock.FileLock(recipe.path / ".lock").acquire(timeout=30).lock.release()  # orphaned workers end by themselves
+    return process.exitcode == -signal.SIGKILL
+
+
+def shards_done(count):
+    return lambda path: len(list((path / ".build").glob("*.parquet"))) >= count
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_kill_9_at_any_moment_then_the_same_command_gives_the_same_bytes(built, raw, tmp_path, recipe_of, workers):
+    recipe = recipe_of(tmp_path / "corpus", raw, folds={"count": 3}, workers=workers)
+    moments = [
+        lambda path: (path / "captions").exists(),
+        lambda path: any((path / "shards").glob(".*.part")),
+        shards_done(2),
+        shards_done(5),
+        lambda path: any(path.glob(".index.parquet.*.part")) or (path / "index.parquet").exists(),
+        lambda path: (path / "skipped.parquet").exists(),
+    ]
+    assert sum([killed(recipe, moment) for moment in moments]) >= 4
+    build(recipe)
+    assert content(recipe.path) == content(built)
+
+
+def test_another_recipe_after_a_killed_build_starts_anew(built, raw, tmp_path, recipe_of, monkeypatch):
+    path = tmp_path / "corpus"
+    whole = shards.write_shard
+    made = []
+
+    def dies(*args):
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        made.append(args)
+        return whole(*args)
+
+    monkeypatch.setattr("medweave.corpus.make_shard.write_shard", dies)
+    with pytest.raises(KeyboardInterrupt):
+        build(recipe_of(path, raw, seed=7, shard=3))
+    monkeypatch.undo()
+    assert len(list((path / "shards").glob("*.tar"))) == 3
+    build(recipe_of(path, raw, folds={"count": 3}))
+    assert content(path) == content(built)
+
+
+def test_a_full_disk_loses_nothing(built, raw, tmp_path, recipe_of, monkeypatch):
+    recipe = recipe_of(tmp_path / "corpus", raw, folds={"count": 3})
+    whole, room = shards._Tar._write, [120_000]
+
+    def write(tar, data):
+        room[0] -= len(data)
+        if room[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        whole(tar, data)
+
+    monkeypatch.setattr(shards._Tar, "_write", write)
+    with pytest.raises(UserError, match=r"disk is full.*same command again"):
+        build(recipe)
+    monkeypatch.undo()
+    assert any((recipe.path / ".build").iterdir()) and not list(recipe.path.rglob("*.part"))
+    build(recipe)
+    assert content(recipe.path) == content(built)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_in_a_worker_is_the_users_one_line(raw, tmp_path, recipe_of, monkeypatch, workers):
+    def fails(*args):
+        raise UserError("the disk is full", where="somewhere", todo="free space")
+
+    monkeypatch.setattr("medweave.corpus.make_shard.write_shard", fails)
+    with pytest.raises(UserError, match=r"^the disk is full \(somewhere\): free space$"):
+        build(recipe_of(tmp_path / "corpus", raw, workers=workers))
+
+
+def test_two_builds_into_one_folder(raw, tmp_path, recipe_of):
+    with only_writer(tmp_path / "corpus"), ThreadPoolExecutor() as pool:
+        second = pool.submit(build, recipe_of(tmp_path / "corpus", raw))
+        with pytest.raises(UserError, match="another process is writing"):
+            second.result()
+
+
+def test_a_folder_with_other_files_is_left_alone(raw, tmp_path, recipe_of):
+    (tmp_path / "thesis.docx").write_text("years of work")
+    with pytest.raises(RequestError, match="holds other files"):
+        build(recipe_of(tmp_path, raw))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.docx"]
+
+
+def test_nothing_readable(tmp_path, recipe_of, raw_images):
+    folder = raw_images(tmp_path / "raw", 9)
+    for path in folder.glob("*.*g"):
+        path.write_bytes(b"nonsense")
+    with pytest.raises(UserError, match="no image can be read; raw/"):
+        build(recipe_of(tmp_path / "corpus", folder))
+    assert not (tmp_path / "corpus" / "corpus.json").exists()
+
+
+def test_a_new_source_is_appended(built, raw, tmp_path, recipe_of, raw_images):
+    path = shutil.copytree(built, tmp_path / "corpus")
+    clinic = raw_images(tmp_path / "clinic", 30, seed=1)
+    before, files = open_corpus(built), content(built)
+    corpus = build(recipe_of(path, raw, clinic, folds={"count": 3}))
+    assert corpus.index().slice(0, len(before)).equals(before.index())
+    assert corpus.shards[: len(before.shards)] == before.shards
+    assert {name: files[name] for name in files if name.startswith("shards/")}.items() <= content(path).items()
+    assert corpus.facts["counts"]["hospital"] == before.facts["counts"]["hospital"]
+    assert len(corpus) == len(before) + 28 and corpus.hash != before.hash
+    assert {s.source for s in corpus.strata[len(before.strata) :]} == {"clinic"}
+    folds = [{row["id"]: row for row in c.overlay("folds").to_pylist()} for c in (before, corpus)]
+    assert folds[0].items() <= folds[1].items() and len(folds[1]) == len(corpus)
+    assert corpus.facts["skipped"] == {"hospital": 2, "clinic": 2}
+    corpus.verify()
+    before = content(path)
+    build(recipe_of(path, raw, clinic, folds={"count": 3}))
+    assert content(path) == before
+
+
+def test_images_added_to_a_source_get_shards_of_their_own(tmp_path, recipe_of, raw_images):
+    folder = raw_images(tmp_path / "raw", 60)
+    manifest = folder / "manifest.csv"
+    whole = manifest.read_text()
+    manifest.write_text("".join(whole.splitlines(keepends=True)[:40]))
+    recipe = recipe_of(tmp_path / "corpus", folder)
+    before = build(recipe)
+    manifest.write_text(whole)
+    corpus = build(recipe)
+    names = [shard["name"] for shard in corpus.shards]
+    assert len(set(names)) == len(names) > len(before.shards) and len(corpus) == 58
+    assert split_of(before).items() <= split_of(corpus).items()
+    corpus.verify()
+
+
+def test_an_append_that_was_killed_leaves_the_old_corpus(built, raw, tmp_path, recipe_of, raw_images, monkeypatch):
+    path = shutil.copytree(built, tmp_path / "corpus")
+    clinic = raw_images(tmp_path / "clinic", 30, seed=1)
+    recipe = recipe_of(path, raw, clinic, folds={"count": 3})
+
+    def dies(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("medweave.corpus.assemble._facts", dies)
+    with pytest.raises(KeyboardInterrupt):
+        build(recipe)
+    monkeypatch.undo()
+    old = open_corpus(path)
+    assert old.hash == open_corpus(built).hash and old.index().equals(open_corpus(built).index())
+    old.verify()
+    build(recipe)
+    other = tmp_path / "other"
+    shutil.copytree(built, other)
+    build(recipe_of(other, raw, clinic, folds={"count": 3}))
+    assert content(path) == content(other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"seed": 5}, "corpus.seed"),
+        ({"image": {"longest": 64}}, "corpus.image"),
+        ({"split": {"train": 0.5, "validation": 0.25, "test": 0.25}}, "corpus.split"),
+        ({"shard": 9, "folds": {"count": 4}}, "corpus.shard, corpus.folds"),
+        ({"sources": []}, "corpus.sources"),
+    ],
+)
+def test_a_recipe_that_would_change_samples_is_refused(built, raw, tmp_path, recipe_of, raw_images, changes, named):
+    path = shutil.copytree(built, tmp_path / "corpus")
+    recipe = recipe_of(path, raw, **({"folds": {"count": 3}} | {k: v for k, v in changes.items() if k != "sources"}))
+    if "sources" in changes:
+        recipe = recipe_of(path, raw_images(tmp_path / "other", 9), folds={"count": 3})
+    with pytest.raises(RequestError, match=f"{named} differ.*new path"):
+        build(recipe)
+    assert content(path) == content(built)
+
+
+def test_folds_may_come_later(built, raw, tmp_path, recipe_of):
+    path = tmp_path / "corpus"
+    first = build(recipe_of(path, raw))
+    assert not first.has_overlay("folds")
+    corpus = build(recipe_of(path, raw, folds={"count": 3}))
+    assert corpus.hash == first.hash and len(corpus.overlay("folds")) == 58
+
+
+def test_a_lost_shard_is_written_anew(built, raw, tmp_path, recipe_of):
+    path = shutil.copytree(built, tmp_path / "corpus")
+    lost, short = sorted((path / "shards").glob("*.tar"))[1:3]
+    lost.unlink()
+    short.write_bytes(short.read_bytes()[:5000])
+    build(recipe_of(path, raw, folds={"count": 3}, workers=2))
+    assert content(path) == content(built)
+
+
+def test_a_lost_shard_whose_images_changed_is_an_error(built, raw, tmp_path, recipe_of):
+    folder = shutil.copytree(raw, tmp_path / "hospital")
+    path = tmp_path / "corpus"
+    recipe = recipe_of(path, folder)
+    corpus = build(recipe)
+    (path / "shards" / corpus.shards[0]["name"]).unlink()
+    row = next(row for row in corpus.index().to_pylist() if row["shard"] == 0 and row["format"] == "jpg")
+    changed = folder / f"{row['id'].split('/')[1]}"
+    other = next(p for p in sorted(folder.glob("*.jpg")) if p.stem not in (changed.name, "003"))
+    origin = next(folder.glob(f"{changed.name}.*"))
+    shutil.copy(other, origin)
+    with pytest.raises(UserError, match="images have changed"):
+        build(recipe)
+
+
+def test_cut_covers_every_row_once(raw, tmp_path, recipe_of):
+    recipe = recipe_of(tmp_path / "corpus", raw)
+    table = plan_of(recipe, None).table
+    tasks = cut(table, recipe, ["hospital-train-00000.tar", "hospital-train-00001.tar"])
+    assert sorted(row for task in tasks for row in task.rows) == list(range(60))
+    assert next(task.name for task in tasks if "train" in task.name) == "hospital-train-00002.tar"
+    assert cut(table.slice(0, 0), recipe) == []
+
+
+def test_banks_are_kept_and_edits_of_them_too(built, raw, tmp_path, recipe_of):
+    path = tmp_path / "corpus"
+    corpus = open_corpus(built)
+    names = [bank.name for bank in corpus.banks()]
+    assert "xray.yaml" in names and "fundus.yaml" not in names
+    (path / "captions").mkdir(parents=True)
+    (path / ".build").mkdir()
+    bank = "- {modality: xray, anatomy: chest, finding: pneumonia, captions: [Only one caption.]}\n"
+    (path / "captions" / "xray.yaml").write_text(bank)
+    build(recipe_of(path, raw))
+    text = b"".join(file.read_bytes() for file in (path / "shards").glob("*.tar"))
+    assert b"Only one caption." in text and (path / "captions" / "xray.yaml").read_text() == bank
+
+
+def test_ray_gives_the_same_bytes(built, raw, tmp_path, recipe_of):
+    pytest.importorskip("ray")
+    path = tmp_path / "corpus"
+    build(recipe_of(path, raw, folds={"count": 3}), engine="ray")
+    assert content(path) == content(built)
+
+
+def test_ray_that_is_missing_is_one_clear_line(raw, tmp_path, recipe_of, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(RequestError, match=r"pip install 'medweave\[ray\]'"):
+        build(recipe_of(tmp_path / "corpus", raw), engine="ray")
