@@ -117,7 +117,8 @@ def row(result: Result, baseline: Results | None) -> dict[str, Any]:
         "second": result["metrics"][second],
         "second_name": METRICS[second],
         "chance": result["chance"][second],
-        "baseline": same[0]["metrics"][_second(same[0])] if same else None,
+        "baseline": same[0]["metrics"][_second(same[0])]["value"] if same else None,
+        "ece": (result["metrics"].get("ece_calibrated") or result["metrics"].get("ece") or {}).get("value"),
     }
 
 
@@ -162,7 +163,7 @@ def reliability(predictions: Predictions) -> str:
 
 
 def training_curves(log: Path) -> list[str]:
-    """Loss, validation scores and learning rate over the images seen, as charts."""
+    """Training loss and validation scores over the steps, as charts."""
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     groups = [
         ({"loss": "training loss"}, "loss"),
@@ -173,7 +174,7 @@ def training_curves(log: Path) -> list[str]:
         series = {title: _series(lines, key) for key, title in names.items()}
         series = {title: points for title, points in series.items() if points[0]}
         if series:
-            drawn.append(charts.curves(series, "images seen", label))
+            drawn.append(charts.curves(series, "steps", label))
     return drawn
 
 
@@ -248,7 +249,7 @@ def _bar(result: Result, name: str, series: str) -> charts.Bar:
 
 def _series(lines: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
     kept = [line for line in lines if isinstance(line.get(key), int | float)]
-    return [line["images"] for line in kept], [line[key] for line in kept]
+    return [line["step"] for line in kept], [line[key] for line in kept]
 
 
 def _shade(share: float, diagonal: bool) -> str:
