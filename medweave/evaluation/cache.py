@@ -7,7 +7,9 @@ bytes or of its text. A row never changes, so files are only added, and every sp
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,9 +29,17 @@ CHUNK = 512  # images between two writes: what a killed evaluation loses at most
 class EncoderLike(Protocol):
     """What evaluation asks of a model; `medweave.models.load.Encoder` is one."""
 
-    name: str
-    weights_hash: str
-    facts: dict
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+
+    @property
+    def weights_hash(self) -> str:
+        """Equal weights, equal hash."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is known of it, `trained_on` among that."""
 
     @property
     def preprocess(self) -> Any:
@@ -39,10 +49,10 @@ class EncoderLike(Protocol):
     def head(self) -> Any:
         """Has `scale`, `bias` and `kind` (softmax or sigmoid)."""
 
-    def embed_images(self, images: Sequence, batch: int = 64) -> Rows:
+    def embed_images(self, images: Iterable[bytes], batch: int = 64) -> Rows:
         """Unit rows [n, d]."""
 
-    def image_features(self, images: Sequence, batch: int = 64) -> Rows:
+    def image_features(self, images: Iterable[bytes], batch: int = 64) -> Rows:
         """Rows of the image tower before the joint projection, [n, w]."""
 
     def embed_texts(self, texts: Sequence[str]) -> Rows:
@@ -115,9 +125,12 @@ class Embedder:
         drawer = self._drawer(kind)
         number_of = dict(zip(self.sha256[numbers].tolist(), numbers.tolist(), strict=True))
         new = drawer.missing(self.sha256[numbers].tolist())
-        for keys in progress.track(_chunks(new), f"{self.encoder.name}: {kind}", -(-len(new) // CHUNK)):
-            images = [self.corpus.read(number_of[key]) for key in keys]
+        stream = progress.track(new, f"{kind} of {self.encoder.name}", len(new))
+        for start in range(0, len(new), CHUNK):
+            keys = new[start : start + CHUNK]
+            images = (self.corpus.read(number_of[key]) for key in islice(stream, len(keys)))
             drawer.add(keys, np.asarray(embed(images, batch=self.batch)))
+        deque(stream, maxlen=0)
         return drawer.get(self.sha256[numbers].tolist())
 
     def _drawer(self, kind: str) -> Drawer:
@@ -125,7 +138,3 @@ class Embedder:
             stamp = hash_of([self.encoder.weights_hash, self.preprocess_hash, kind])
             self._drawers[kind] = Drawer(self._folder / f"{kind}-{stamp[:32]}")
         return self._drawers[kind]
-
-
-def _chunks(keys: list[str]) -> Iterator[list[str]]:
-    return (keys[start : start + CHUNK] for start in range(0, len(keys), CHUNK))

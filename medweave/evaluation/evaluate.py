@@ -234,11 +234,18 @@ def _check_classes(predictions: Predictions, one: Benchmark) -> None:
 def _work(encoder: EncoderLike, corpus: Corpus, recipe: EvaluateRecipe) -> _Work:
     from medweave.corpus.captions.bank import Bank, shipped
 
-    folder = recipe.cache or Path(corpus.path) / "cache"
+    folder = recipe.cache or _cache_of(corpus)
     banks = recipe.banks if recipe.banks is not None else [*shipped(), *corpus.banks()]
     embedder = Embedder(encoder, corpus, folder, recipe.batch)
     ledger = Ledger(folder / "openings.jsonl")
     return _Work(encoder, recipe, corpus, embedder, Bank.load(banks), ledger, training_images(encoder.facts, corpus))
+
+
+def _cache_of(corpus: Corpus) -> Path:
+    """cache/ inside a corpus on this machine; for a remote one a folder of the user's own."""
+    if isinstance(corpus.path, Path):
+        return corpus.path / "cache"
+    return Path.home() / ".cache" / "medweave" / "evaluation" / corpus.hash
 
 
 def _opened(one: Benchmark, given: Corpus | Path | str | None) -> Corpus:

@@ -93,10 +93,12 @@ class Model:
         return (rows + 4 * (1 - self.skill) * noise).astype(np.float32)
 
     def embed_images(self, images, batch=64):
+        images = list(images)
         self.seen["images"] += len(images)
         return unit(self._rows(images))
 
     def image_features(self, images, batch=64):
+        images = list(images)
         self.seen["features"] += len(images)
         return np.concatenate([3 + 2 * self._rows(images), np.ones((len(images), 1), np.float32)], 1)
 

@@ -47,7 +47,7 @@ def test_a_killed_evaluation_keeps_what_it_wrote(filled, model, monkeypatch):
     embed, calls = model.embed_images, []
 
     def dies(images, batch=64):
-        calls.append(len(images))
+        calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
         return embed(images, batch)
