@@ -60,6 +60,12 @@ def posed(
     return cosine * (y - down) + sine * (x - right) + warp[0], cosine * (x - right) - sine * (y - down) + warp[1]
 
 
+def bent(rng: np.random.Generator, y: Field, x: Field, amount: float) -> tuple[Field, Field]:
+    """y and x in a body that is shaped a little differently from the next one; amount: deviation of the shift."""
+    down, right = (lookup(smooth(rng, 64, 0.16), y, x) for _ in range(2))
+    return y + amount * down, x + amount * right
+
+
 def ellipse(y: Field, x: Field, centre: Point, radii: Point, angle: float = 0.0) -> Field:
     """Distance from the centre as a share of the radius: 1 on the border. radii: along y and x, then turned."""
     dy, dx = y - centre[0], x - centre[1]

@@ -49,7 +49,7 @@ def draw(patient: np.random.Generator, image: np.random.Generator, finding: str,
     field = ellipse(*plane(size), (0, 0), (image.uniform(0.9, 0.97),) * 2)
     lit = lit * (1 - 0.35 * np.clip(field, 0, 1) ** 3)
     seen = blur(retina, image.uniform(0.002, 0.005)) * lit[..., None] + grain
-    shown = colour_tone(image, seen, LEVELS, spread=0.2, region=field < 1)
+    shown = colour_tone(image, seen, LEVELS, spread=0.17, region=field < 1)
     return Phantom(pixels(shown * inside(field, 0.03)[..., None]), (lesion > 0.4) & (field < 1))
 
 
@@ -77,7 +77,7 @@ class Eye:
         colour = (
             RETINA
             * self.pigment
-            * (1 + 0.035 * lookup(self.choroid, y, x) + 0.02 * lookup(self.mottle, y, x))[..., None]
+            * (1 + 0.02 * lookup(self.choroid, y, x) + 0.02 * lookup(self.mottle, y, x))[..., None]
         )
         macula = np.exp(-((ellipse(y, x, self.fovea, (0.2, 0.2))) ** 2))
         colour = colour * (1 - 0.38 * macula[..., None])
@@ -140,7 +140,7 @@ def _vessels(rng: np.random.Generator, disc: Point) -> Field:
         lines += tree(rng, disc, np.pi - up * rng.uniform(0.4, 0.9), 0.3, 0.024, thin=0.011)
         lines += tree(rng, disc, up * rng.uniform(0.15, 0.35), 0.22, 0.012, thin=0.01)
         lines += tree(rng, disc, -up * rng.uniform(1.5, 1.9), 0.3, 0.02, thin=0.01)
-    return blur(strokes(CANVAS, lines, oversample=3), 0.002)
+    return blur(strokes(CANVAS, lines), 0.002)
 
 
 def _arcade(rng: np.random.Generator, disc: Point, up: int, height: float, width: float) -> list[Stroke]:

@@ -9,6 +9,7 @@ from medweave.corpus.sources.phantoms.fields import (
     Field,
     Phantom,
     Stroke,
+    bent,
     blob,
     blur,
     dome,
@@ -47,11 +48,11 @@ class Body:
 
     def __init__(self, rng: np.random.Generator, finding: str) -> None:
         self.finding = finding
-        self.breadth = rng.uniform(0.9, 1.08)
-        self.height = rng.uniform(0.9, 1.08)
+        self.breadth = rng.uniform(0.86, 1.1)
+        self.height = rng.uniform(0.86, 1.1)
         self.fat = rng.uniform(0.02, 0.12)
         self.diaphragm = rng.uniform(0.42, 0.6, 2)
-        self.rib_step, self.rib_slope = rng.uniform(0.14, 0.17), rng.uniform(0.1, 0.4)
+        self.rib_step, self.rib_slope = rng.uniform(0.13, 0.18), rng.uniform(0.05, 0.45)
         self.bone = rng.uniform(0.1, 0.2)
         self.breast = rng.choice([0.0, rng.uniform(0.06, 0.16)])
         self.heart = rng.uniform(0.27, 0.33)
@@ -65,7 +66,7 @@ class Body:
 
     def project(self, y: Field, x: Field, rng: np.random.Generator) -> tuple[Field, Field]:
         """Attenuation along the beam, and how much of it is the lesion's (0..1)."""
-        y, x = y / self.height, x / self.breadth
+        y, x = bent(self.shapes, y / self.height, x / self.breadth, 0.02)
         floor = self._floor(y, x)
         left, right = self._lung(y, x, 1, floor), self._lung(y, x, -1, floor)
         air = left + right
@@ -151,7 +152,7 @@ class Body:
         """A cloudy, ill-defined area of one lung, patchy with air that is left in it."""
         centre = (-0.3 + 0.65 * self.place[0], self.side * (0.3 + 0.25 * self.place[1]))
         reach = 0.2 + 0.12 * self.extent
-        cloud = inside(blob(self.shapes, y, x, centre, (reach, 1.1 * reach), rough=0.25), 0.8)
+        cloud = inside(blob(self.shapes, y, x, centre, (reach, 1.1 * reach), rough=0.15), 0.8)
         patchy = np.clip(0.75 + 0.35 * lookup(fractal(self.shapes, 96, 1.6), y, x), 0, 1)
         lesion = cloud * np.clip(3 * lung, 0, 1)
         return lesion, 0.95 * lesion * patchy
