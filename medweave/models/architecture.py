@@ -123,7 +123,8 @@ def timm_facts(name: str) -> tuple[dict[str, Any], int, str]:
         trunk = timm.create_model(name, num_classes=0)
     config: Any = trunk.pretrained_cfg
     width: Any = trunk.num_features
-    return dict(config), int(width), str(getattr(trunk, "global_pool", None) or "avg")
+    pool = getattr(trunk, "global_pool", None) or "avg"
+    return dict(config), int(width), str(getattr(pool, "pool_type", pool))
 
 
 def timm_config(name: str, size: int) -> dict[str, Any] | None:

@@ -73,8 +73,14 @@ def _from_towers(recipe: ModelRecipe) -> DualModel:
     _fill_text(clip, recipe.text, recipe.image, text)
     for tower, how in ((clip.visual, recipe.image.freeze), (clip.text, recipe.text.freeze)):
         freeze(tower, how)
-    facts = {"image_tower": recipe.image.tower, "text_tower": recipe.text.tower}
+    facts = {"image_tower": recipe.image.tower, "text_tower": _public_name(recipe.text.tower)}
     return DualModel(clip, architecture, preprocess, Tokens(text.tokenizer, text.context), facts).eval()
+
+
+def _public_name(tower: str) -> str:
+    """A tower's name without the place of a local folder."""
+    family, _, name = tower.partition(":")
+    return f"{family}:{Path(name).name}" if Path(name).is_dir() else tower
 
 
 def _architecture(recipe: ModelRecipe, text: _Text, size: int) -> Architecture:

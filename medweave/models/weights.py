@@ -97,14 +97,15 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) ->
 
 
 def differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """What keeps `given` from being loaded into `own`, a phrase a key: shapes, then missing, then unexpected."""
-    shapes = [
-        f"{name} is {list(given[name].shape)} instead of {list(own[name].shape)}"
-        for name in own
-        if name in given and given[name].shape != own[name].shape
-    ]
-    missing = [f"{name} is missing" for name in own if name not in given]
-    return shapes + missing + [f"{name} is unexpected" for name in given if name not in own]
+    """What keeps `given` out of `own`: a phrase a key, in the model's order, the unexpected ones last."""
+    wrong = [_difference(name, tensor, given.get(name)) for name, tensor in own.items()]
+    return [phrase for phrase in wrong if phrase] + [f"{name} is unexpected" for name in given if name not in own]
+
+
+def _difference(name: str, own: Tensor, given: Tensor | None) -> str | None:
+    if given is None:
+        return f"{name} is missing"
+    return None if given.shape == own.shape else f"{name} is {list(given.shape)} instead of {list(own.shape)}"
 
 
 def hub_text_state(encoder: HFTextEncoder, source: str) -> State:
