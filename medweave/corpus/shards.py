@@ -99,7 +99,7 @@ def content_hash(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def key_of(sample_id: str) -> str:
     """The name of a sample's files: readable, safe for every tar reader, unique."""
-    readable = re.sub(r"[^A-Za-z0-9_-]+", "_", sample_id)[:60].strip("_")
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "_", sample_id)[:60].strip("_-")
     return f"{readable or 'sample'}-{hashlib.blake2b(sample_id.encode(), digest_size=10).hexdigest()}"
 
 
