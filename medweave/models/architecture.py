@@ -88,7 +88,13 @@ def arch_config(arch: str) -> dict[str, Any]:
     config = open_clip.get_model_config(arch)
     if config is None:
         raise unknown_name("open_clip model", arch, open_clip.list_models())
+    _refuse_coca(config)
     return config
+
+
+def _refuse_coca(model_cfg: Mapping[str, Any]) -> None:
+    if "multimodal_cfg" in model_cfg:
+        raise RequestError("a CoCa model has a text decoder, which Medweave does not train", todo="take a CLIP")
 
 
 def text_config(source: str, dropout: float | None = None) -> dict[str, Any]:

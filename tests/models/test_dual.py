@@ -217,6 +217,7 @@ def test_absent_offline_packages_name_the_extra(recipe_of, monkeypatch):
     [
         ({"image": {"tower": "timm:tset_vit"}}, "test_vit"),
         ({"image": {"tower": "open_clip:ViT-B-61"}}, "ViT-B-16"),
+        ({"image": {"tower": "open_clip:coca_ViT-B-32"}}, "CoCa"),
         ({"image": {"tower": "open_clip:ViT-B-16", "weights": "laion2b"}}, "laion2b_s34b_b88k"),
         ({"image": {"weights": "offline:efficientnet-lite0"}}, "tf_efficientnet_lite0"),
         ({"image": {"weights": "nothing.safetensors"}}, "a file, a model folder"),
