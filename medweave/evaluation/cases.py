@@ -77,8 +77,8 @@ class Broken:
     skipped: bool = False
 
 
-class NoTestImages(UserError):
-    """A part of the data, one fold perhaps, holds no labelled image of a case."""
+class NotScorable(UserError):
+    """The data, or one fold of them, cannot show how good a model is: nothing labelled, or nothing to tell apart."""
 
 
 def cases(
@@ -103,12 +103,12 @@ def cases_by_role(
         try:
             case = _case(benchmark, name, table.take(pa.array(rows)), rows, role[rows], classes)
             if sealed and len(case.test) == 0:
-                raise NoTestImages(
+                raise NotScorable(
                     "no labelled image is in the test part", todo="check the split or fold, and the labels"
                 )
             yield case
         except UserError as error:
-            yield Broken(name, str(error), skipped=isinstance(error, NoTestImages) and benchmark.each is not None)
+            yield Broken(name, str(error), skipped=isinstance(error, NotScorable) and benchmark.each is not None)
 
 
 def _split_up(benchmark: Benchmark, table: pa.Table) -> Iterator[tuple[str, NDArray[np.int64]]]:
@@ -153,7 +153,7 @@ def _case(
     items = Items(rows, text["id"], text["group"], text["sha256"], truth)
     parts = {wanted: items.take(usable & (role == wanted)) for wanted in ("train", "validation", "test")}
     if multi and not ((truth == 0).any(0) & (truth == 1).any(0)).any():
-        raise UserError(
+        raise NotScorable(
             "no label is known to be absent anywhere", todo="state `exhaustive: true` where lists are complete"
         )
     return Case(

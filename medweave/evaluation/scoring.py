@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medweave.evaluation import statistics
-from medweave.evaluation.metrics import f1s, measure, recalls
+from medweave.evaluation.metrics import measure
 from medweave.evaluation.predictions import Predictions
 
 Array = NDArray[np.float64]
@@ -145,19 +146,11 @@ def _chance(predictions: Predictions) -> dict[str, float]:
     return {"macro_auroc": 0.5, "macro_ap": float(np.mean((truth == 1).sum(0) / known)) if len(counted) else 0.0}
 
 
-def _majority(predictions: Predictions) -> dict[str, float | str]:
+def _majority(predictions: Predictions) -> dict[str, float | str | None]:
     """What always naming the most frequent class of the test part gives."""
-    truth = predictions.truth.argmax(1)
-    classes = len(predictions.classes)
-    most = int(np.bincount(truth, minlength=classes).argmax())
-    ones, guess = np.ones((1, len(truth))), np.full(len(truth), most)
-    counted = statistics.counted_classes(predictions.truth, predictions.groups)
-    recall, f1 = (metric(truth, guess, classes, ones)[0, counted] for metric in (recalls, f1s))
-    accuracy = float((truth == most).mean())
-    some = len(counted) > 0
-    return {
-        "class": predictions.classes[most],
-        "accuracy": accuracy,
-        "balanced_accuracy": float(np.nanmean(recall)) if some else 0.0,
-        "macro_f1": float(np.nanmean(f1)) if some else 0.0,
-    }
+    most = int((predictions.truth == 1).sum(0).argmax())
+    always = np.zeros(predictions.truth.shape)
+    always[:, most] = 1.0
+    found = measure(replace(predictions.scored(predictions.answer), ranking=always), np.ones((1, len(always))))
+    values = {name: float(found[name][0]) for name in ("accuracy", "balanced_accuracy", "macro_f1")}
+    return {"class": predictions.classes[most]} | {k: None if np.isnan(v) else v for k, v in values.items()}

@@ -25,9 +25,20 @@ CELLS = 4_000_000  # weights held at a time, 32 MB
 
 
 def bootstrap(statistic: Statistic, groups: NDArray, strata: NDArray, draws: int, *seed: seeds.Key) -> dict[str, Array]:
-    """Each metric of `statistic` in each draw, name -> [D]. groups, strata: [n] as of `weights`."""
+    """Each metric of `statistic` in each draw, name -> [D]. groups, strata: [n] as of `weights`.
+
+    The draws of a metric are moved so that their mean is its value on the images as they are: a draw repeats images,
+    which alone lifts average precision and calibration error.
+    """
     parts = [statistic(part) for part in weights(groups, strata, draws, *seed)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    drawn = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    values = statistic(np.ones((1, len(groups))))
+    return {name: _moved(values[name][0], drawn[name]) for name in drawn}
+
+
+def _moved(value: float, draws: Array) -> Array:
+    known = draws[~np.isnan(draws)]
+    return draws + (value - known.mean()) if len(known) and not np.isnan(value) else draws
 
 
 def weights(groups: NDArray, strata: NDArray, draws: int, *seed: seeds.Key) -> Iterator[Array]:
@@ -101,7 +112,7 @@ def limits(values: Array, groups: int) -> tuple[float, float] | tuple[None, None
     A metric that is 1 (or 0) in every draw tells nothing of its spread: it gets the exact limit of a proportion, that
     many groups and no miss (or no hit) among them.
     """
-    low, high = interval(values)
+    low, high = interval(np.clip(values, 0.0, 1.0))
     exact = ((1 - LEVEL) / 2) ** (1 / max(groups, 1))
     if low == high == 1.0:
         return exact, 1.0

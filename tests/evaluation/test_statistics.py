@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from medweave.evaluation import statistics
-from medweave.evaluation.metrics import auroc
+from medweave.evaluation.metrics import auroc, average_precision
 
 
-def area(score, present):
+def area(score, present, metric=auroc):
     """The statistic "AUROC of these scores" in one fold."""
     fold = np.zeros(len(score), np.int64)
-    return lambda weights: {"a": auroc(score, present, weights, fold)}
+    return lambda weights: {"a": metric(score, present, weights, fold)}
 
 
 def mean_of(values):
@@ -59,9 +59,27 @@ def test_bootstrap_is_the_naive_one():
     score = random.random(80) + 0.4 * present
     strata = np.zeros(80, int)
     drawn = statistics.bootstrap(area(score, present), groups, strata, 40, 7)["a"]
-    for weights, found in zip(one_draw_each(groups, strata, 40, 7), drawn, strict=True):
+    naive = []
+    for weights in one_draw_each(groups, strata, 40, 7):
         rows = np.repeat(np.arange(80), weights.astype(int))
-        assert found == pytest.approx(sk.roc_auc_score(present[rows], score[rows]))
+        naive.append(sk.roc_auc_score(present[rows], score[rows]))
+    np.testing.assert_allclose(drawn, np.array(naive) - np.mean(naive) + sk.roc_auc_score(present, score))
+
+
+def test_intervals_of_average_precision_hold_although_draws_repeat_images():
+    everything = np.random.default_rng(99)
+    present = everything.random(200_000) < 0.1
+    score = everything.standard_normal(200_000) + 0.5 * present
+    truth = sk.average_precision_score(present, score)
+    covered, worlds = 0, 200
+    for world in range(worlds):
+        sick = np.arange(150) < 15
+        found = np.random.default_rng(world).standard_normal(150) + 0.5 * sick
+        drawn = statistics.bootstrap(area(found, sick, average_precision), np.arange(150), sick, 300, world)
+        low, high = statistics.limits(drawn["a"], 15)
+        assert low <= sk.average_precision_score(sick, found) <= high
+        covered += low <= truth <= high
+    assert 0.88 <= covered / worlds <= 0.99
 
 
 def test_interval_is_scipys_where_every_image_is_its_own_group():
