@@ -15,11 +15,12 @@ import numpy as np
 
 from medweave.corpus.images import decode
 from medweave.corpus.store import Corpus
+from medweave.evaluation.compare import MACROS
 from medweave.evaluation.predictions import Predictions, probabilities
 from medweave.evaluation.results import Result, Results
 from medweave.evaluation.scoring import CALIBRATED
 from medweave.reports import charts
-from medweave.reports.page import picture, write_page
+from medweave.reports.page import number, picture, write_page
 from medweave.seeds import generator
 
 TITLES = {"zero_shot": "prompted", "probe": "linear probe"}
@@ -59,7 +60,7 @@ def write_report(
         cards=cards(results, corpus),
         overview=overview(results),
         modalities=by_modality(results),
-        rows=[row(result, baseline) for result in results.results],
+        rows=[row(result, baseline) for result in _by_set(results)],
         with_baseline=baseline is not None,
         details=[detail(results, result) for result in results.results if result["task"] == "zero_shot"],
         curves=training_curves(run / "log.jsonl") if run else [],
@@ -76,35 +77,28 @@ def write_report(
 def cards(results: Results, corpus: Corpus) -> list[tuple[str, str]]:
     """The few numbers at the top: (value, what it is)."""
     found = [(f"{len(corpus):,}", "images in the corpus"), (str(len(corpus.facts["counts"])), "sources")]
-    for family, summary in results.summary.items():
-        task = next(r["task"] for r in results.results if r["family"] == family)
+    for task, summary in _summaries(results):
         for metric, value in summary["all"].items():
-            if metric in METRICS:
-                found.append(
-                    (
-                        f"{value['value']:.3f}",
-                        f"{TITLES.get(task, task)}: {METRICS[metric]}, mean of {value['sets']} sets",
-                    )
-                )
+            sets = f"mean of {value['sets']} sets" if value["sets"] > 1 else "one set"
+            found.append((number(value["value"]), f"{task}: {METRICS[metric]}, {sets}"))
     return found
 
 
 def overview(results: Results) -> str:
     """Every set with its interval, one series a task; the tick is what guessing gives."""
-    bars = [_bar(result, result["source"], TITLES.get(result["task"], result["task"])) for result in results.results]
-    return charts.intervals(bars, "balanced accuracy (mean average precision where several findings may be present)")
+    bars = [_bar(result) for result in _by_set(results) if result["metrics"][_second(result)]["value"] is not None]
+    return charts.intervals(bars, "balanced accuracy; mean average precision of multi-label sets") if bars else ""
 
 
 def by_modality(results: Results) -> str:
     """Mean AUROC of each modality's sets, one series a task."""
     bars = []
-    for family, summary in results.summary.items():
-        task = next(r["task"] for r in results.results if r["family"] == family)
+    for task, summary in _summaries(results):
         for name, metrics in summary.items():
-            if name not in ("all", "without confounded") and "macro_auroc" in metrics:
+            if name not in MACROS and "macro_auroc" in metrics:
                 value = metrics["macro_auroc"]
-                bars.append(charts.Bar(name, value["value"], value["low"], value["high"], 0.5, TITLES.get(task, task)))
-    return charts.intervals(bars, "macro AUROC") if bars else ""
+                bars.append(charts.Bar(name, value["value"], value["low"], value["high"], 0.5, task))
+    return charts.intervals(bars, "macro AUROC, mean of the modality's sets") if bars else ""
 
 
 def row(result: Result, baseline: Results | None) -> dict[str, Any]:
@@ -241,10 +235,29 @@ def _second(result: Result) -> str:
     return "macro_ap" if result["multi_label"] else "balanced_accuracy"
 
 
-def _bar(result: Result, name: str, series: str) -> charts.Bar:
+def _by_set(results: Results) -> list[Result]:
+    """The results of a set beside each other, prompted first."""
+    return sorted(results.results, key=lambda result: (result["source"], _place(result["task"]), result["benchmark"]))
+
+
+def _summaries(results: Results) -> list[tuple[str, dict[str, Any]]]:
+    """(title of the task, its means over sets), prompted first."""
+    task_of = {result["family"]: result["task"] for result in results.results}
+    families = sorted(results.summary, key=lambda family: _place(task_of[family]))
+    return [(TITLES.get(task_of[family], task_of[family]), results.summary[family]) for family in families]
+
+
+def _place(task: str) -> int:
+    return list(TITLES).index(task) if task in TITLES else len(TITLES)
+
+
+def _bar(result: Result) -> charts.Bar:
     metric = _second(result)
-    value = result["metrics"][metric]
-    return charts.Bar(name, value["value"] or 0.0, value["low"], value["high"], result["chance"][metric], series)
+    value, task = result["metrics"][metric], result["task"]
+    name = result["source"] + (" †" if result["confounded"] else "")
+    return charts.Bar(
+        name, value["value"], value["low"], value["high"], result["chance"][metric], TITLES.get(task, task)
+    )
 
 
 def _series(lines: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
