@@ -50,7 +50,7 @@ def candidates(eight: np.ndarray, bits: np.ndarray) -> Iterator[tuple[np.ndarray
         rows = np.arange(start, min(start + BLOCK, len(eight)))
         pairs, turns = [], []
         for turn in range(len(TURNS)):
-            left, right = table.look_up(eight[rows, turn])
+            left, right = table.look_up(eight[rows, turn], int(bits.max()))
             left = rows[left]
             apart = distance(eight[left, turn], eight[right, 0])
             kept = (left < right) & (apart <= np.minimum(bits[left], bits[right]))
@@ -66,24 +66,28 @@ class _Table:
     def __init__(self, hashes: np.ndarray) -> None:
         parts = _parts(hashes)
         self.order = np.argsort(parts, axis=1, kind="stable")
+        self.sorted = hashes[self.order]
         ends = np.arange(2**PART_BITS + 1)
         self.starts = np.stack([np.searchsorted(p[o], ends) for p, o in zip(parts, self.order, strict=True)])
 
-    def look_up(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(query, entry) numbers, each pair once, that agree up to one bit in some part."""
-        flips = np.append(0, 1 << np.arange(PART_BITS))
-        found = []
+    def look_up(self, hashes: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+        """(query, entry) numbers, each pair once, that agree up to one bit in a part and differ in `bits` at most."""
+        found = [np.empty(0, np.int64)]
         for part, values in enumerate(_parts(hashes)):
-            keys = values[:, None] ^ flips
-            low, high = self.starts[part][keys], self.starts[part][keys + 1]
-            for some in _slices((high - low).sum(1), PROBES):
-                count = (high - low)[some].ravel()
-                query = np.repeat(np.repeat(np.arange(len(keys))[some], len(flips)), count)
-                offset = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-                entry = self.order[part][np.repeat(low[some].ravel(), count) + offset]
-                found.append(query * np.int64(len(self.order[0])) + entry)
-        both = np.unique(np.concatenate([np.empty(0, np.int64), *found]))
-        return np.divmod(both, np.int64(len(self.order[0])))
+            for query, place in self._same(part, values):
+                near = distance(hashes[query], self.sorted[part][place]) <= bits
+                found.append(query[near] * self.order.shape[1] + self.order[part][place[near]])
+        return np.divmod(np.unique(np.concatenate(found)), self.order.shape[1])
+
+    def _same(self, part: int, values: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Blocks of (query, place in the sorted part) that agree up to one bit in it. values: int64 [queries]."""
+        flips = np.append(0, 1 << np.arange(PART_BITS))
+        keys = (values[:, None] ^ flips).ravel()
+        low, count = self.starts[part][keys], self.starts[part][keys + 1] - self.starts[part][keys]
+        for some in _slices(count, PROBES):
+            probe = np.repeat(np.arange(some.start, some.stop), count[some])
+            offset = np.arange(len(probe)) - np.repeat(np.cumsum(count[some]) - count[some], count[some])
+            yield probe // len(flips), low[probe] + offset
 
 
 def _parts(hashes: np.ndarray) -> np.ndarray:
