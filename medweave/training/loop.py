@@ -1,8 +1,8 @@
 """Training, from a recipe to a run: prepare (work), then step by step, then the model.
 
 A step: this process's share of the batch arrives (loader); both towers embed it, all processes see the same whole
-batch, and the objectives' gradient goes back (embed); AdamW steps (optim). Everything random is a function of (seed, step,
-sample), so a run that was killed goes on from its checkpoint to the same final weights.
+batch, and the objectives' gradient goes back (embed); AdamW steps (optim). Everything random is a function of (seed,
+step, sample), so a run that was killed goes on from its checkpoint to the same final weights.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from medweave.training.objective import Batch, Losses
 from medweave.training.optim import rate, set_rate, step_
 from medweave.training.recipe import Recipe, section
 from medweave.training.run import Run
-from medweave.training.work import Work, data_of, prepare, resume, save
+from medweave.training.work import Work, data_of, prepare, resume, save, totals
 
 
 def train(recipe: Recipe) -> Run:
@@ -78,6 +78,10 @@ def _steps(work: Work, log: Log | None) -> None:
             line = _line(work, losses, norm)
             if log is not None and _due(work.step, settings.log, total):
                 log.train(work.step, line | watch.read())
+        if _new_epoch(work):
+            counts = totals(work)
+            if log is not None:
+                log.counts(work.step, counts)
         paused = time.perf_counter()
         if work.validation and _due(work.step, validate, total):
             _validate(work, log)
@@ -187,6 +191,12 @@ def _facts(work: Work) -> dict[str, Any]:
         "steps": work.step,
         "kept": work.best if settings.keep == "best" and work.best else {"step": work.step},
     }
+
+
+def _new_epoch(work: Work) -> bool:
+    """Whether this step brought the images seen to one more pass over the training samples, or was the last."""
+    images, batch, samples = work.step * work.settings.batch, work.settings.batch, work.data.mix.samples
+    return images // samples > (images - batch) // samples or work.step == work.settings.total_steps
 
 
 def _due(step: int, every: int, total: int) -> bool:

@@ -19,6 +19,7 @@ from medweave.corpus.captions.bank import Bank
 from medweave.corpus.store import Corpus
 from medweave.evaluation.parts import numbers_of
 from medweave.evaluation.quick import QuickZeroShot
+from medweave.models.preprocess import Preprocess
 from medweave.models.two_towers import DualModel
 from medweave.seeds import generator
 from medweave.training.distributed import Ranks
@@ -39,9 +40,7 @@ class Validation:
         self.exam = QuickZeroShot(corpus, _chosen(corpus, recipe, seed), bank)
         self.ranks = ranks
         own = self.exam.numbers[ranks.rank :: ranks.world].tolist()
-        with ThreadPoolExecutor(2) as threads:
-            arrays = list(threads.map(lambda number: model.preprocess.array(corpus.read(number)), own))
-        self._pixels = torch.from_numpy(np.stack(arrays)) if arrays else torch.empty(0, 1)
+        self._pixels = _decoded(corpus, own, model.preprocess)
         fixed = model.frozen_text and self.exam.texts
         self._pooled = Pooled(self.exam.texts, computed(model, self.exam.texts)) if fixed else None
 
@@ -57,7 +56,7 @@ class Validation:
 
     def _image_rows(self, towers: Towers) -> NDArray[np.float32]:
         """The rows of all images, [n, D]: each process embeds every R-th."""
-        parts = [towers.image(part.to(towers.device)).float() for part in self._pixels.split(CHUNK) if part.ndim > 2]
+        parts = [towers.image(part.to(towers.device)).float() for part in self._pixels.split(CHUNK) if len(part)]
         own = _numpy(torch.cat(parts)) if parts else np.empty((0, towers.model.dim), np.float32)
         rows = np.empty((len(self.exam.numbers), towers.model.dim), np.float32)
         for rank, part in enumerate(self.ranks.gather_objects(own)):
@@ -89,6 +88,17 @@ def _chosen(corpus: Corpus, recipe: TrainRecipe, seed: int) -> NDArray[np.int64]
         for source, parts in by_source.items()
     ]
     return np.sort(np.concatenate(drawn)) if drawn else np.empty(0, np.int64)
+
+
+def _decoded(corpus: Corpus, numbers: list[int], preprocess: Preprocess) -> Tensor:
+    """uint8 [k, s, s, 3]."""
+    pixels = torch.empty(len(numbers), preprocess.size, preprocess.size, 3, dtype=torch.uint8)
+    with ThreadPoolExecutor() as threads:
+        for start in range(0, len(numbers), CHUNK):
+            files = [corpus.read(number) for number in numbers[start : start + CHUNK]]
+            arrays = np.stack(list(threads.map(preprocess.array, files)))
+            pixels[start : start + CHUNK] = torch.from_numpy(arrays)
+    return pixels
 
 
 def _without_nan(sources: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:

@@ -140,13 +140,16 @@ def say_facts(work: Work) -> None:
         say("no source of the validation part has two findings: nothing to choose by, the last weights are kept")
 
 
+def totals(work: Work) -> dict[str, Any]:
+    """The counts of all processes so far. Raises UserError if they do not add up."""
+    return report(_all_counts(work), work.step, work.data.mix, work.data.order)
+
+
 def save(work: Work) -> None:
     """Write the state to go on from, and the counts so far."""
-    counts = work.ranks.gather_objects(work.counts.state())
+    total = _all_counts(work)
     if not work.ranks.first:
         return
-    total = Counts(work.data.corpus)
-    total.load(counts)
     write_json(work.run.path / "counts.json", report(total, work.step, work.data.mix, work.data.order))
     state = {
         "step": work.step,
@@ -175,3 +178,9 @@ def resume(work: Work) -> None:
         work.counts.load([state["counts"]])
         say(f"{work.run.path}: going on at step {state['step']} of {work.settings.total_steps}")
     work.step, work.best = state["step"], state["best"]
+
+
+def _all_counts(work: Work) -> Counts:
+    total = Counts(work.data.corpus)
+    total.load(work.ranks.gather_objects(work.counts.state()))
+    return total

@@ -13,7 +13,7 @@ from medweave.corpus.recipe import CorpusRecipe
 from medweave.training.recipe import Recipe
 
 torch.set_num_threads(1)
-WORDS = "a chest head x ray ct scan of with no normal pneumonia mass bleeding lung stripes rings sign the shows".split()
+WORDS = ["a", "chest", "head", "x", "ray", "ct", "scan", "of", "with", "no", "normal", "pneumonia", "lung", "shows"]
 SOURCES = {"lungs": ("xray", "chest", ("normal", "pneumonia")), "heads": ("ct", "head", ("normal", "hemorrhage"))}
 
 
@@ -113,5 +113,19 @@ def recipe_of(corpus_recipe, tiny_bert, tmp_path):
             "train": {"run": str(tmp_path / "run"), "steps": 6, "batch": 16, "workers": 0, **(train or {})},
         }
         return Recipe.model_validate({**tree, **others})
+
+    return make
+
+
+@pytest.fixture
+def work_of(recipe_of):
+    """A function of the same changes to a prepared run that has made no step."""
+    from medweave.training.distributed import start
+    from medweave.training.run import Run
+    from medweave.training.work import data_of, prepare
+
+    def make(**changes):
+        recipe, ranks = recipe_of(**changes), start()
+        return prepare(recipe, Run(recipe.train.run), data_of(recipe, ranks), ranks)
 
     return make
