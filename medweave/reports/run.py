@@ -67,7 +67,7 @@ def write_report(
         shots=shots(results, corpus),
         facts=corpus.facts,
         sources=source_table(corpus.facts),
-        skipped=skipped(corpus.path),
+        skipped=skipped(Path(corpus.path)),
         failed=results.failed,
         not_scored=results.skipped,
         model=results.model,
@@ -252,12 +252,10 @@ def _place(task: str) -> int:
 
 
 def _bar(result: Result) -> charts.Bar:
-    metric = _second(result)
-    value, task = result["metrics"][metric], result["task"]
+    metric, task = _second(result), str(result["task"])
+    value, title = result["metrics"][metric], TITLES.get(task, task)
     name = result["source"] + (" †" if result["confounded"] else "")
-    return charts.Bar(
-        name, value["value"], value["low"], value["high"], result["chance"][metric], TITLES.get(task, task)
-    )
+    return charts.Bar(name, value["value"], value["low"], value["high"], result["chance"][metric], title)
 
 
 def _series(lines: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:

@@ -1,0 +1,258 @@
+"""The table of real data: every arm on every fold, one after the other, then what it all says.
+
+    python scripts/local_table.py FOLDER [--out runs/table] [--folds 5] [--only NAME] [--images N]
+
+FOLDER holds manifest_images.csv and manifest_text.csv, as recipes/local-corpus.yaml says. The arms are data:
+local_table.yaml beside this file. Each (arm, fold) runs in a fresh process with a log of its own and is done once; the
+same command after a stop goes on where it stopped. A test part is opened by arms of `evaluate: test` and `left out` only.
+
+OUT/corpus  OUT/runs/ARM/FOLD  OUT/logs/ARM-FOLD.log  OUT/pooled/ARM  ->  OUT/table.md  table.json  charts/*.svg  *.html
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from local_table_page import write_page  # beside this file
+from pydantic import Field
+
+from medweave.corpus.build import build
+from medweave.corpus.store import Corpus
+from medweave.errors import RequestError, UserError, unknown_name
+from medweave.evaluation import benchmark
+from medweave.evaluation.evaluate import code_version, evaluate
+from medweave.evaluation.pool import pool
+from medweave.evaluation.recipe import Part
+from medweave.files import hash_of, read_json, write_json
+from medweave.progress import say
+from medweave.recipe import Section, as_data, load_recipe
+from medweave.training.recipe import Recipe, read
+
+HERE = Path(__file__).resolve().parent
+RECIPES = HERE.parent / "recipes"
+ZERO_SHOT = "corpus-zero-shot"
+
+
+class Arm(Section):
+    """One line of the table."""
+
+    name: str = Field(description="name in the table")
+    recipe: str = Field(description="a recipe of recipes/")
+    overrides: list[str] = Field([], description="a.b.c=value, what is changed in it")
+    train: bool = Field(True, description="false: the recipe's towers as they are before training")
+    evaluate: Literal["test", "validation", "left out"] = Field("test", description="what it is scored on")
+    benchmarks: list[str] | None = Field(None, description="none: the recipe's")
+
+
+class Comparison(Section):
+    """Columns that are compared, the first with all others."""
+
+    name: str = Field(description="name of its files")
+    title: str = Field(description="heading")
+    columns: list[str] = Field(min_length=2, description="ARM@FAMILY of benchmarks")
+
+
+class Table(Section):
+    """All arms, and what is compared with what."""
+
+    reference: str = Field(description="arm that ablations and left-out sets are compared with")
+    arms: list[Arm]
+    comparisons: list[Comparison]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One arm on one fold."""
+
+    arm: Arm
+    fold: int
+    out: Path
+    common: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """For logs."""
+        return f"{self.arm.name}-{self.fold}"
+
+    @property
+    def folder(self) -> Path:
+        """The run, with its evaluations."""
+        return self.out / "runs" / self.arm.name / str(self.fold)
+
+    @property
+    def results(self) -> Path:
+        """The folder of test results."""
+        return self.folder / "evaluations"
+
+    @property
+    def recipe(self) -> Recipe:
+        """The arm's recipe on this fold."""
+        here = [f"train.run={self.folder}", f"train.data.fold={self.fold}", f"evaluate.data.fold={self.fold}"]
+        return read(RECIPES / f"{self.arm.recipe}.yaml", [*self.common, *self.arm.overrides, *here])
+
+    def inputs(self, corpus: Corpus) -> dict[str, str]:
+        """All that its figures depend on."""
+        recipe = {key: value for key, value in as_data(self.recipe).items() if key != "corpus"}
+        return {"recipe": hash_of([recipe, as_data(self.arm)]), "corpus": corpus.hash, "code": code_version()}
+
+    def note(self) -> dict[str, Any]:
+        """What was noted when it was done; empty before."""
+        return read_json(self.folder / "done.json") if (self.folder / "done.json").exists() else {}
+
+    def done(self, corpus: Corpus) -> bool:
+        """Whether it was done with the same inputs."""
+        return self.note().get("inputs") == self.inputs(corpus)
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="folder with manifest_images.csv and manifest_text.csv")],
+    out: Annotated[Path, typer.Option(help="folder for corpus, runs and the table")] = Path("runs/table"),
+    folds: Annotated[int, typer.Option(min=1, help="how many of the folds are run")] = 5,
+    only: Annotated[list[str] | None, typer.Option(help="run this arm only; may be repeated")] = None,
+    images: Annotated[
+        int | None, typer.Option(help="images seen in training instead of the recipes' (a trial)")
+    ] = None,
+) -> None:
+    """Run what is not done yet, then write the table of all that is."""
+    table = load_recipe(HERE / "local_table.yaml", Table)
+    names = [arm.name for arm in table.arms]
+    for name in only or ():
+        if name not in names:
+            raise unknown_name("arm", name, names)
+    common = _common(folder, out, images)
+    jobs = [Job(arm, fold, out, common) for arm in table.arms for fold in _folds(arm, folds)]
+    corpus = build(jobs[0].recipe.corpus)
+    failed = run_all([job for job in jobs if job.arm.name in (only or names)], corpus)
+    lacking = {job.arm.name for job in jobs if not job.done(corpus)}
+    whole = [job for job in jobs if job.arm.name not in lacking]
+    print(write_page(table, whole, [name for name in names if name in lacking], corpus, pooled(whole), out))
+    if failed:
+        raise typer.Exit(1)
+
+
+def run_all(jobs: list[Job], corpus: Corpus) -> list[Job]:
+    """Run the jobs that are not done, each in a fresh process. Returns those that failed; the others go on."""
+    todo = [job for job in jobs if not job.done(corpus)]
+    say(f"{len(jobs)} runs, {len(jobs) - len(todo)} done already")
+    began, failed = time.monotonic(), []
+    for number, job in enumerate(todo, 1):
+        log = job.out / "logs" / f"{job.name}.log"
+        say(f"[{number}/{len(todo)}] {job.name}: {log}")
+        started = time.monotonic()
+        if not in_fresh_process(job, log):
+            failed.append(job)
+            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            say(f"  failed: {lines[-1] if lines else 'killed'}")
+        now = time.monotonic()
+        left = (now - began) / number * (len(todo) - number)
+        say(f"  {(now - started) / 60:.1f} min; about {left / 60:.0f} min left for {len(todo) - number} runs")
+    return failed
+
+
+def in_fresh_process(job: Job, log: Path) -> bool:
+    """Do a job in a process of its own, its output in `log`. False when it failed."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    process = multiprocessing.get_context("spawn").Process(target=_logged, args=(job, log))
+    process.start()
+    process.join()
+    return process.exitcode == 0
+
+
+def _logged(job: Job, log: Path) -> None:
+    """The child's whole life: it ends with its parent, so that the next start finds no second writer."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with log.open("a", encoding="utf-8") as file:
+        os.dup2(file.fileno(), sys.stdout.fileno())
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    try:
+        do(job)
+    except UserError as error:
+        say(f"{error}")
+        sys.exit(error.status)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def do(job: Job) -> None:
+    """Train and evaluate one arm on one fold, and note what went in."""
+    from medweave.corpus.store import open_corpus
+    from medweave.models import dual
+    from medweave.models.encoder import Encoder
+    from medweave.models.load import load
+    from medweave.training.loop import train
+
+    recipe, resumed, began = job.recipe, (job.folder / "run.json").exists(), time.monotonic()
+    corpus = open_corpus(recipe.corpus.path)
+    if job.arm.train:
+        train(recipe)
+    trained = time.monotonic()
+    encoder = load(job.folder) if job.arm.train else Encoder(dual.build(recipe.model, recipe.seed), "")
+    encoder.name = job.name
+    if job.arm.evaluate == "test":
+        evaluate(encoder, job.arm.benchmarks, corpus, job.results, recipe.evaluate)
+    elif job.arm.evaluate == "left out":
+        _evaluate_left_out(encoder, recipe, corpus, job.results)
+    minutes = {"train": (trained - began) / 60, "evaluate": (time.monotonic() - trained) / 60, "resumed": resumed}
+    write_json(job.folder / "done.json", {"inputs": job.inputs(corpus), "minutes": minutes})
+
+
+def _evaluate_left_out(encoder: Any, recipe: Recipe, corpus: Corpus, out: Path) -> None:
+    """All images of the sets that were not trained on: fold by fold, for nothing of them was seen in any."""
+    given = benchmark.load(ZERO_SHOT)
+    data = [given.data.model_copy(update={"source": source}) for source in recipe.train.leave_out]
+    benchmarks = [given.model_copy(update={"data": one}) for one in data]
+    for fold in range(recipe.corpus.folds.count):
+        part = Part(overlay=recipe.evaluate.data.overlay, fold=fold)
+        asked = recipe.evaluate.model_copy(update={"data": part})
+        evaluate(encoder, benchmarks, corpus, out / str(fold), asked)
+
+
+def pooled(jobs: list[Job]) -> dict[str, Path]:
+    """The folders of pooled results of all arms with test results: every image once."""
+    found = {}
+    for arm in {job.arm.name: job.arm for job in jobs if job.arm.evaluate != "validation"}.values():
+        folders = [job.results for job in jobs if job.arm.name == arm.name]
+        if arm.evaluate == "left out":
+            folders = sorted(path.parent for path in folders[0].glob("*/results.json"))
+        if len(folders) > 1:
+            settings = jobs[0].recipe.evaluate
+            pool(folders, jobs[0].out / "pooled" / arm.name, arm.name, settings.draws, settings.seed)
+        found[arm.name] = jobs[0].out / "pooled" / arm.name if len(folders) > 1 else folders[0]
+    return found
+
+
+def _common(folder: Path, out: Path, images: int | None) -> tuple[str, ...]:
+    """Overrides of every recipe: where the data are, and how long to train."""
+    if not folder.is_dir():
+        raise RequestError("no such folder", where=folder)
+    sources = len(read(RECIPES / "local-images.yaml").corpus.sources)
+    places = [f"corpus.sources.{number}.path={json.dumps(str(folder))}" for number in range(sources)]
+    budget = [] if images is None else [f"train.images={images}"]
+    return (f"corpus.path={json.dumps(str(out / 'corpus'))}", *places, *budget)
+
+
+def _folds(arm: Arm, folds: int) -> range:
+    """A left-out set needs one model, any other arm one a fold."""
+    return range(1 if arm.evaluate == "left out" else folds)
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except UserError as error:
+        say(f"local_table: {error}")
+        sys.exit(error.status)
