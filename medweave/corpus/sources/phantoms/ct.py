@@ -62,7 +62,7 @@ class Body:
 
     def slice(self, y: Field, x: Field, rng: np.random.Generator) -> tuple[Field, Field, np.ndarray]:
         """Hounsfield units, how far a pixel is lesion (0..1), and which pixels are the trunk."""
-        y, x = bent(self.shapes, y, x, 0.015)
+        y, x = bent(self.shapes, y, x, 0.025)
         skin = blob(self.shapes, y, x, (0, 0), (self.depth, self.width), rough=0.015)
         wall = ellipse(y, x, (0, 0), (self._cavity[0] + 0.13, self._cavity[1] + 0.08))
         cavity = blob(self.shapes, y, x, (-0.06, 0), self._cavity, rough=0.02)

@@ -61,9 +61,9 @@ def posed(
 
 
 def bent(rng: np.random.Generator, y: Field, x: Field, amount: float) -> tuple[Field, Field]:
-    """y and x in a body that is shaped a little differently from the next one; amount: deviation of the shift."""
+    """y and x in a body shaped a little unlike the next one; amount: deviation of the shift, which is less sideways."""
     down, right = (lookup(smooth(rng, 64, 0.16), y, x) for _ in range(2))
-    return y + amount * down, x + amount * right
+    return y + amount * down, x + 0.7 * amount * right
 
 
 def ellipse(y: Field, x: Field, centre: Point, radii: Point, angle: float = 0.0) -> Field:

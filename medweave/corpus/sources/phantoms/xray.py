@@ -66,7 +66,7 @@ class Body:
 
     def project(self, y: Field, x: Field, rng: np.random.Generator) -> tuple[Field, Field]:
         """Attenuation along the beam, and how much of it is the lesion's (0..1)."""
-        y, x = bent(self.shapes, y / self.height, x / self.breadth, 0.02)
+        y, x = bent(self.shapes, y / self.height, x / self.breadth, 0.03)
         floor = self._floor(y, x)
         left, right = self._lung(y, x, 1, floor), self._lung(y, x, -1, floor)
         air = left + right
