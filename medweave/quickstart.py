@@ -16,7 +16,7 @@ from medweave.evaluation.baselines import Histogram
 from medweave.evaluation.results import Results
 from medweave.progress import say
 from medweave.reports.run import write_report
-from medweave.training.recipe import Recipe, read
+from medweave.training.recipe import read, section
 
 RECIPE = Path(str(files("medweave"))) / "quickstart.yaml"
 
@@ -24,16 +24,17 @@ RECIPE = Path(str(files("medweave"))) / "quickstart.yaml"
 def run(out: Path) -> str:
     """Do it all in the folder `out` and return the last lines for the user. Resumable: run it again after a stop."""
     recipe = read(RECIPE, [f"corpus.path={out / 'corpus'}", f"train.run={out / 'run'}"])
+    tests = section(recipe, "evaluate")
     say("1/5  building a corpus of phantoms")
-    corpus = medweave.build(recipe.corpus)
+    corpus = medweave.build(section(recipe, "corpus"))
     check_split(corpus)
     say("2/5  training")
     run_folder = medweave.train(recipe).path
     say("3/5  evaluating on unseen patients")
-    results = medweave.evaluate(str(run_folder), recipe.evaluate.benchmarks, corpus, recipe=recipe.evaluate)
-    baseline = medweave.evaluate(Histogram(), ["corpus-probe"], corpus, out / "histogram", recipe=recipe.evaluate)
+    results = medweave.evaluate(str(run_folder), None, corpus, run_folder / "evaluations", recipe=tests)
+    baseline = medweave.evaluate(Histogram(), ["corpus-probe"], corpus, out / "histogram", recipe=tests)
     say("4/5  writing the report")
-    report = _report(out, recipe, results, baseline, corpus, run_folder)
+    report = _report(out, results, baseline, corpus, run_folder)
     say("5/5  classifying one test image")
     answer = classify_one(run_folder, corpus, out)
     return f"{results.text()}\n\n{answer}\n\nReport: {report}"

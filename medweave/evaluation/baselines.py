@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from medweave.corpus.images import decode
 from medweave.errors import UserError
+from medweave.evaluation.cache import Rows
 from medweave.files import hash_of
 
 BINS = 32
@@ -40,21 +42,21 @@ class Histogram:
     preprocess = _Pixels()
     head = _NoHead()
 
-    def image_features(self, images: Iterable[np.ndarray], batch: int = 64) -> np.ndarray:
-        """[n, 32] float32, each row sums to 1. images: uint8 [h, w] or [h, w, 3]."""
-        return np.stack([_shares(image) for image in images])
+    def image_features(self, images: Iterable[bytes], batch: int = 64) -> Rows:
+        """[n, 32] float32, each row sums to 1. images: encoded files."""
+        return np.stack([_shares(decode(image)) for image in images])
 
-    def embed_images(self, images: Iterable[np.ndarray], batch: int = 64) -> np.ndarray:
+    def embed_images(self, images: Iterable[bytes], batch: int = 64) -> Rows:
         """[n, 32] float32 unit rows."""
         rows = self.image_features(images, batch)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
-    def embed_texts(self, texts: Iterable[str]) -> np.ndarray:
+    def embed_texts(self, texts: Sequence[str]) -> Rows:
         """A histogram has no text side. Raises UserError."""
         raise UserError("a histogram cannot embed texts", todo="use it with probes only")
 
 
-def _shares(image: np.ndarray) -> np.ndarray:
-    grey = image if image.ndim == 2 else image.mean(2)
+def _shares(image: np.ndarray) -> Rows:
+    grey = image.mean(2)
     counts, _ = np.histogram(grey, bins=BINS, range=(0, 256))
     return (counts / grey.size).astype(np.float32)

@@ -13,6 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from medweave.corpus.captions.bank import Bank
+from medweave.corpus.images import decode, prepare
+from medweave.corpus.limits import BadImage
+from medweave.corpus.recipe import ImageRecipe, LimitsRecipe
 from medweave.errors import RequestError, nearest
 from medweave.models.load import Encoder
 
@@ -55,10 +58,8 @@ def prompts_for(bank: Bank, modality: str, anatomy: str | None, findings: Sequen
 
 def read(path: Path) -> np.ndarray:
     """The pixels of an image file of any supported format (DICOM too): uint8 [h, w, 3]."""
-    from medweave.corpus.images import BadImage, decode, prepare
-
     try:
-        return decode(prepare(path.read_bytes()).data)
+        return decode(prepare(path.read_bytes(), LimitsRecipe(), ImageRecipe(format="png")).data)
     except FileNotFoundError:
         near = nearest(path.name, [p.name for p in path.parent.glob("*")]) if path.parent.is_dir() else []
         raise RequestError("no such image", where=path, todo=f"nearest: {', '.join(near)}" if near else None) from None

@@ -113,7 +113,7 @@ class _SoftplusSum(Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (outer,) = gradients
         return (*(outer * saved for saved in ctx.saved_tensors), None)
 

@@ -76,7 +76,7 @@ def test_log_sums_equal_the_plain_form(size, scale, masked, seed):
 def test_log_sums_of_logits_far_out_of_float_range():
     image, text, _ = batch(20, seed=3)
     scale = torch.tensor(5000.0, requires_grad=True)
-    rows, columns, own = tiles.log_sums(image, text, scale)
+    rows, columns, _ = tiles.log_sums(image, text, scale)
     logits = scale * image @ text.T
     assert torch.allclose(rows, logits.logsumexp(1)) and torch.allclose(columns, logits.logsumexp(0))
     inputs = (image, text, scale)
