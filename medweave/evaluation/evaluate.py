@@ -23,7 +23,7 @@ from medweave.evaluation import benchmark as benchmarks_
 from medweave.evaluation import predictions as predictions_
 from medweave.evaluation import scoring
 from medweave.evaluation.answer import Answer, BankLike, Setting
-from medweave.evaluation.benchmark import Benchmark
+from medweave.evaluation.benchmark import Benchmark, Shipped
 from medweave.evaluation.cache import Embedder, EncoderLike
 from medweave.evaluation.calibration import fit_temperature
 from medweave.evaluation.cases import Broken, Case, cases
@@ -34,7 +34,7 @@ from medweave.evaluation.results import Result, Results
 from medweave.evaluation.sealed import Ledger
 from medweave.files import hash_of, only_writer, read_json, write_json
 from medweave.progress import say
-from medweave.recipe import as_data
+from medweave.recipe import as_data, check, read_yaml
 
 if TYPE_CHECKING:
     from medweave.corpus.store import Corpus
@@ -81,19 +81,31 @@ def evaluate(
 
 def evaluate_command(
     model: str, benchmarks: Sequence[str], corpus: Path | None, out: Path | None, list_all: bool
-) -> Results:
-    """`medweave evaluate`: results go to `out`, or to evaluations/ of the model's folder."""
-    if out is None and not Path(model).is_dir():
-        raise RequestError("no folder for the results", todo="give --out")
-    return evaluate(model, list(benchmarks) or None, corpus, out or Path(model) / "evaluations")
+) -> Results | Shipped:
+    """`medweave evaluate`: as the `evaluate:` section of the run's recipe says, where MODEL is a run folder.
+
+    Results go to `out`, or to evaluations/ of the model's folder. list_all: only name the shipped benchmarks.
+    """
+    if list_all:
+        return Shipped()
+    recipe = recipe_of(Path(model))
+    folder = out or recipe.out or (Path(model) / "evaluations" if Path(model).is_dir() else None)
+    return evaluate(model, list(benchmarks) or None, corpus, folder, recipe)
+
+
+def recipe_of(run: Path) -> EvaluateRecipe:
+    """The `evaluate:` section of a run's recipe; the defaults where there is none."""
+    path = run / "recipe.yaml"
+    tree = (read_yaml(path) or {}) if path.is_file() else {}
+    return check(tree.get("evaluate") or {}, EvaluateRecipe, path)
 
 
 def _run_benchmark(
     one: Benchmark, encoder: EncoderLike, given: Corpus | Path | str | None, recipe: EvaluateRecipe, results: Results
 ) -> None:
     try:
-        work = _work(encoder, _opened(one, given), recipe)
-        part = recipe.data or Part.model_validate(one.data.model_dump(exclude={"corpus", "source"}))
+        work = _work(encoder, _opened(one, given, encoder), recipe)
+        part = _part(one, work)
         found = list(cases(one, work.corpus, part, recipe.confounded))
     except UserError as error:
         results.failed.append({"benchmark": one.name, "reason": str(error)})
@@ -140,7 +152,8 @@ def _run(
     predictions_.write(predictions, folder / "predictions.parquet")
     _check_classes(predictions, one)
     numbers = scoring.numbers(predictions, work.recipe.draws, work.recipe.seed)
-    met = work.trained_on.met(work.corpus, case.test.numbers) if work.trained_on else None
+    trained_on, tested = work.trained_on, case.test.numbers
+    met = trained_on.met(work.corpus, tested) if trained_on else None
     return {
         "benchmark": case.name,
         "family": case.family,
@@ -154,6 +167,7 @@ def _run(
         "left_out": case.left_out,
         "fold": part.fold,
         **scoring.with_positive(numbers, one.positive),
+        "in_domain": trained_on.includes(work.corpus, tested) if trained_on else None,
         "leaks": met["all"] if met else None,
         "leaks_by": met,
         "calibration": calibration,
@@ -248,13 +262,25 @@ def _cache_of(corpus: Corpus) -> Path:
     return Path.home() / ".cache" / "medweave" / "evaluation" / corpus.hash
 
 
-def _opened(one: Benchmark, given: Corpus | Path | str | None) -> Corpus:
+def _part(one: Benchmark, work: _Work) -> Part:
+    """What the recipe says; else the fold that the model has not seen; else what the benchmark says."""
+    trained_on = work.encoder.facts.get("trained_on") or {}
+    mine = trained_on.get("part") if trained_on.get("corpus") == work.corpus.hash else None
+    if work.recipe.data is None and mine:
+        return Part.model_validate(mine)
+    return work.recipe.data or Part.model_validate(one.data.model_dump(exclude={"corpus", "source"}))
+
+
+def _opened(one: Benchmark, given: Corpus | Path | str | None, encoder: EncoderLike) -> Corpus:
+    """The corpus of a benchmark; where it leaves that open and nobody says, the one that the model was trained on."""
     from medweave.corpus.store import open_corpus
 
-    wanted = given if one.data.corpus == "given" else Path(one.data.corpus)
+    wanted = one.data.corpus if one.data.corpus != "given" else given
+    if wanted is None:
+        wanted = (encoder.facts.get("trained_on") or {}).get("path")
     if wanted is None:
         raise RequestError(f"benchmark {one.name} needs a corpus", todo="give --corpus")
-    return open_corpus(Path(wanted)) if isinstance(wanted, str | Path) else wanted
+    return open_corpus(wanted) if isinstance(wanted, str | Path) else wanted
 
 
 def _loaded(model: EncoderLike | str) -> EncoderLike:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from medweave.errors import UserError
@@ -22,9 +25,10 @@ BLOCK = 4_000_000  # pairs compared at a time
 class TrainingImages:
     """The images that a model was trained on: their groups (of the tested corpus only), bytes and fingerprints."""
 
-    def __init__(self, trained: Corpus, part: Part, same_corpus: bool) -> None:
-        numbers = numbers_of(trained, part, "train")
-        table = trained.index(["group", "sha256", "phash"]).take(numbers)
+    def __init__(self, trained: Corpus, part: Part, leave_out: Collection[str], same_corpus: bool) -> None:
+        table = trained.index(["source", "group", "sha256", "phash"]).take(numbers_of(trained, part, "train"))
+        table = table.filter(pc.invert(pc.is_in(table["source"], pa.array(leave_out, pa.string()))))
+        self.sources = set(table["source"].unique().to_pylist())
         self.groups = set(table["group"].to_pylist()) if same_corpus else set()
         self.sha256 = set(table["sha256"].to_pylist())
         self.phash = np.unique(table["phash"].to_numpy(zero_copy_only=False).astype(np.uint64))
@@ -40,19 +44,23 @@ class TrainingImages:
             name: int(v.sum()) for name, v in (("all", any_of), ("group", group), ("bytes", exact), ("near", close))
         }
 
+    def includes(self, tested: Corpus, numbers: NDArray[np.int64]) -> bool:
+        """Whether a source of the test images was trained on: then the test is in-domain, not zero-shot."""
+        return bool(self.sources & set(tested.index(["source"])["source"].take(numbers).to_pylist()))
+
 
 def training_images(facts: dict[str, Any], corpus: Corpus) -> TrainingImages | None:
-    """The training images of a model whose facts say `trained_on: {corpus: hash, path, part}`; None when unknown."""
+    """The training images of a model; None when unknown. facts: `trained_on: {corpus: hash, path, part, leave_out}`."""
     trained_on = facts.get("trained_on")
     if not trained_on:
         return None
-    part = Part.model_validate(trained_on.get("part") or {})
+    part, leave_out = Part.model_validate(trained_on.get("part") or {}), trained_on.get("leave_out") or []
     if trained_on["corpus"] == corpus.hash:
-        return TrainingImages(corpus, part, same_corpus=True)
+        return TrainingImages(corpus, part, leave_out, same_corpus=True)
     other = _opened(trained_on.get("path"))
     if other is None or other.hash != trained_on["corpus"]:
         return None
-    return TrainingImages(other, part, same_corpus=False)
+    return TrainingImages(other, part, leave_out, same_corpus=False)
 
 
 def near(phash: NDArray[np.uint64], others: NDArray[np.uint64], bits: int = NEAR_BITS) -> NDArray[np.bool_]:

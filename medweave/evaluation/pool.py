@@ -46,6 +46,7 @@ def _pooled(parts: list[tuple[Results, Result]], folder: Path, name: str, draws:
     predictions_.write(together, folder / "predictions.parquet")
     each = [result for _, result in parts]
     leaks = [result["leaks"] for result in each]
+    seen = [result["in_domain"] for result in each]
     numbers = scoring.numbers(together, draws, seed)
     result: dict[str, Any] = {
         "benchmark": each[0]["benchmark"],
@@ -53,6 +54,7 @@ def _pooled(parts: list[tuple[Results, Result]], folder: Path, name: str, draws:
         **{key: each[0][key] for key in KEPT},
         **scoring.with_positive(numbers, each[0]["positive"]),
         "left_out": sum(r["left_out"] for r in each),
+        "in_domain": None if None in seen else any(seen),
         "leaks": None if None in leaks else sum(leaks),
         "fold": [r["fold"] for r in each],
         "openings": max(r["openings"] for r in each),

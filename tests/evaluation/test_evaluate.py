@@ -3,12 +3,13 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from medweave.errors import RequestError
 from medweave.evaluation import predictions, scoring
 from medweave.evaluation.benchmark import Benchmark
-from medweave.evaluation.evaluate import evaluate
+from medweave.evaluation.evaluate import evaluate, evaluate_command, recipe_of
 from medweave.evaluation.recipe import EvaluateRecipe
 from medweave.evaluation.results import load
 from medweave.evaluation.tasks import zero_shot
@@ -157,7 +158,15 @@ def test_leaks_are_counted_when_the_training_part_is_known(filled, model, tmp_pa
     model.facts = {"trained_on": {"corpus": filled.hash, "part": {}}}
     results = evaluate(model, ["corpus-zero-shot"], filled, tmp_path / "out", QUICK)
     assert [r["leaks"] for r in results.results] == [2, 0]
+    assert [r["in_domain"] for r in results.results] == [True, True]
     assert results.results[0]["leaks_by"] == {"all": 2, "group": 1, "bytes": 0, "near": 1}
+
+
+def test_a_source_that_was_left_out_of_training_is_not_in_domain(filled, model, tmp_path):
+    model.facts = {"trained_on": {"corpus": filled.hash, "part": {}, "leave_out": ["knee"]}}
+    results = evaluate(model, ["corpus-zero-shot"], filled, tmp_path / "out", QUICK)
+    assert {r["source"]: r["in_domain"] for r in results.results} == {"chest": True, "knee": False}
+    assert [r["leaks"] for r in results.results] == [0, 0]
 
 
 def test_wrong_requests_are_refused(filled, model, tmp_path):
@@ -177,3 +186,26 @@ def test_predictions_survive_their_file(filled, model, tmp_path):
     assert other.classes == one.classes and list(other.scores) == list(one.scores) and other.variants == one.variants
     np.testing.assert_array_equal(other.truth, one.truth)
     np.testing.assert_array_equal(other.scores["all"], one.scores["all"])
+
+
+def test_a_model_of_one_fold_is_tested_on_that_fold(filled, model, tmp_path):
+    ids = pa.array([row["id"] for row in filled.rows])
+    fold = np.arange(len(filled)) // 6 % 4
+    filled.overlays["folds"] = pa.table({"id": ids, "fold": fold, "inner": np.arange(len(filled)) % 7})
+    model.facts = {"trained_on": {"corpus": filled.hash, "part": {"overlay": "folds", "fold": 2}}}
+    (one, _) = evaluate(model, ["corpus-zero-shot"], filled, tmp_path / "out", QUICK).results
+    number = {row["id"]: n for n, row in enumerate(filled.rows)}
+    tested = predictions.read(tmp_path / "out" / one["benchmark"] / "predictions.parquet")
+    assert {fold[number[name]] for name in tested.ids} == {2} == set(tested.folds)
+    assert one["leaks_by"]["group"] == 0 and one["in_domain"]
+
+
+def test_the_run_s_recipe_says_how_it_is_evaluated(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("name: x\nevaluate: {draws: 123, confounded: [knee]}\n")
+    assert recipe_of(tmp_path) == EvaluateRecipe(draws=123, confounded=["knee"])
+    assert recipe_of(tmp_path / "nowhere") == EvaluateRecipe()
+    listed = evaluate_command("any", [], None, None, True)
+    assert "corpus-probe" in listed.text() and not listed.failed
+    (tmp_path / "recipe.yaml").write_text("evaluate: {draw: 123}\n")
+    with pytest.raises(RequestError, match="draws"):
+        recipe_of(tmp_path)
