@@ -4,7 +4,7 @@
 
 FOLDER holds manifest_images.csv and manifest_text.csv, as recipes/local-corpus.yaml says. The arms are data:
 local_table.yaml beside this file. Each (arm, fold) runs in a fresh process with a log of its own and is done once; the
-same command after a stop goes on where it stopped. A test part is opened by arms of `evaluate: test` and `left out` only.
+same command after a stop goes on where it stopped. Arms of `evaluate: validation` never open a test part.
 
 OUT/corpus  OUT/runs/ARM/FOLD  OUT/logs/ARM-FOLD.log  OUT/pooled/ARM  ->  OUT/table.md  table.json  charts/*.svg  *.html
 """

@@ -28,14 +28,15 @@ CHOSEN = ("macro_auroc", "balanced_accuracy")
 def write_page(
     table: Table, jobs: Sequence[Job], missing: Sequence[str], corpus: Corpus, pooled: Pooled, out: Path
 ) -> Path:
-    """Write table.md, table.json, charts/ and the comparisons into `out`. jobs: of finished arms; missing: other arms."""
+    """Write table.md, table.json, charts/ and the comparisons into `out`.
+
+    jobs: of finished arms; missing: names of the others; pooled: arm -> folder of results.
+    """
     compared = {one.name: _compared(one.columns, pooled) for one in table.comparisons}
     tables = {name: found for name, found in compared.items() if found is not None}
     validation, left_out = _validation(jobs), _left_out(table, jobs, pooled)
     parts = ["# Results on a folder of labelled images", _facts(jobs, corpus, missing)]
-    for one in table.comparisons:
-        if one.name in tables:
-            parts.append(_comparison(one.name, one.title, tables[one.name], out))
+    parts += [_comparison(c.name, c.title, tables[c.name], out) for c in table.comparisons if c.name in tables]
     if validation:
         parts.append(_ablations(table.reference, validation))
     if left_out:
@@ -123,7 +124,10 @@ def _ablations(reference: str, validation: Mapping[str, Mapping[int, Mapping[str
             cells.append("" if name == reference else spread)
         rows.append([name, str(len(folds)), *cells])
     head = ["arm", "folds", *(cell for metric in CHOSEN for cell in (METRICS[metric], f"minus {reference}"))]
-    note = "Prompted, means over sets of the validation part, mean of folds (in brackets the lowest and highest fold). No test image was used."
+    note = (
+        "Prompted; means over the sets of the validation part, then over folds (in brackets the lowest and the highest "
+    )
+    note += "fold). No test image was used."
     return "\n\n".join(["## Ablations, on validation", note, Grid(head, rows).markdown()])
 
 

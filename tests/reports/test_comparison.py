@@ -1,0 +1,48 @@
+"""The page of several models: what the table says, on a page that needs nothing else."""
+
+from dataclasses import replace
+
+import pytest
+
+from medweave.evaluation.compare import compare
+from medweave.reports import comparison
+from medweave.reports.page import with_interval
+
+
+@pytest.fixture(scope="module")
+def table(results_of):
+    folders = [results_of(name, skill).folder for name, skill in (("weak", 0.1), ("strong", 1.0))]
+    return compare([f"{folders[0]}@corpus-zero-shot", f"{folders[1]}@corpus-zero-shot"], draws=200)
+
+
+def test_the_page_shows_every_mean_and_difference(table, tmp_path, parse):
+    page = parse(comparison.write(table, tmp_path / "page.html"))
+    assert page.fetched == [] and page.scripts == 0
+    for row in table.sets + table.macros:
+        for found in row["metrics"].values():
+            for value in found["values"]:
+                assert with_interval(value) in page.words
+    better = table.macros[0]["metrics"]["macro_auroc"]["differences"][0]
+    assert f"{better['value']:+.3f} ({better['low']:+.3f} to {better['high']:+.3f})" in page.words
+    assert "strong, prompted" in page.words and "knee †" in page.words
+
+
+def test_sets_that_some_model_lacks_are_listed(results_of, new_world, tmp_path, parse):
+    other = new_world()
+    other.rows[:] = [row if row["source"] != "knee" else row | {"source": "elbow"} for row in other.rows]
+    folders = [results_of("first", 0.5, ["corpus-probe"]), results_of("second", 0.5, ["corpus-probe"], other)]
+    page = parse(comparison.write(compare([one.folder for one in folders], draws=100), tmp_path / "page.html"))
+    assert "2 sets left out" in page.words and "elbow" in page.words
+
+
+def test_models_without_a_common_set_have_a_page_too(table, tmp_path, parse):
+    left_out = [{"set": row["set"], "reason": "gone"} for row in table.sets]
+    empty = replace(table, sets=[], macros=[{"set": "all", "sets": [], "metrics": {}}], left_out=left_out)
+    assert "gone" in parse(comparison.write(empty, tmp_path / "page.html")).words
+
+
+def test_markdown_has_a_cell_for_every_column(table):
+    for grid in (comparison.means(table), comparison.differences(table), comparison.every_set(table, "macro_auroc")):
+        lines = grid.markdown().splitlines()
+        assert {line.count("|") for line in lines} == {len(grid.head) + 1}
+        assert len(lines) == len(grid.rows) + 2
