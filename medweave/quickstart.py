@@ -69,7 +69,7 @@ def classify_one(model: Path, corpus: Corpus, out: Path) -> str:
     return "\n".join([f"{image} ({row['modality']}, {row['anatomy']}), which shows: {truth}", *lines])
 
 
-def _report(out: Path, recipe: Recipe, results: Results, baseline: Results, corpus: Corpus, run_folder: Path) -> Path:
+def _report(out: Path, results: Results, baseline: Results, corpus: Corpus, run_folder: Path) -> Path:
     return write_report(
         out / "report.html",
         results,

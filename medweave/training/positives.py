@@ -1,8 +1,8 @@
 """Which texts of a batch are right for which images, told by labels instead of by pairing alone.
 
-Two samples with the same (modality, anatomy) and the same findings are positives of each other; where findings overlap in
-part the target is soft (Jaccard index); where a label is not known the pair takes no part at all. Label-made pairs are
-otherwise false negatives by construction (UniCL, arXiv 2204.03610, for single labels).
+Two samples with the same (modality, anatomy) and the same findings are positives of each other; where findings overlap
+in part the target is soft (Jaccard index); where a label is not known the pair takes no part at all. Label-made pairs
+are otherwise false negatives by construction (UniCL, arXiv 2204.03610, for single labels).
 B samples of the global batch, S distinct label sets among them plus one that stands for "no labels".
 """
 

@@ -76,7 +76,7 @@ class _LogSums(Function):
         return rows, columns, own
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         image, text, scale, rows, columns, shift = ctx.saved_tensors
         row_gradient, column_gradient, own_gradient = gradients
         image_gradient, text_gradient = own_gradient[:, None] * text, own_gradient[:, None] * image
