@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medweave.corpus import assemble, records
-from medweave.corpus.captions.bank import read_entries, shipped
+from medweave.corpus.captions.bank import shipped
 from medweave.corpus.engines import run
 from medweave.corpus.listing import SCHEMA, list_samples, open_source
 from medweave.corpus.make_shard import Task, make_shard
@@ -140,7 +140,7 @@ def _copy_banks(folder: Path, table: pa.Table) -> None:
     modalities = set(pc.unique(table["modality"]).to_pylist())
     for path in shipped():
         copy = folder / "captions" / path.name
-        if not copy.exists() and any(entry.modality in modalities for entry in read_entries(path)):
+        if path.stem.split("-")[0] in modalities and not copy.exists():
             write_bytes(copy, path.read_bytes())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow as pa
 from medweave.corpus import images, records
 from medweave.corpus.captions.bank import Bank
 from medweave.corpus.captions.pick import pick
-from medweave.corpus.fingerprint import fingerprint
+from medweave.corpus.fingerprint import hashes, thumbnail
 from medweave.corpus.limits import BadImage
 from medweave.corpus.listing import open_source
 from medweave.corpus.recipe import CorpusRecipe
@@ -23,6 +24,7 @@ from medweave.recipe import as_data
 from medweave.seeds import generator
 
 AT_LEAST = 64  # pixels of the shorter side that a perceptual hash is taken from
+TOGETHER = 32  # pictures hashed at once
 
 
 @dataclass(frozen=True)
@@ -62,26 +64,35 @@ def make_shard(task: Task) -> None:
 
 def _items(rows: Sequence[dict[str, Any]], recipe: CorpusRecipe, skipped: list[dict[str, str]]) -> Iterator[Item]:
     """The samples of a shard with their pixels; those that have none go to `skipped`."""
-    sources = {number: open_source(recipe.sources[number]) for number in {row["recipe"] for row in rows}}
     bank = Bank.load(sorted((recipe.path / "captions").glob("*.yaml")))
+    found = _pictures(rows, recipe, skipped)
+    while some := list(itertools.islice(found, TOGETHER)):
+        phashes = hashes(np.stack([thumb for _, _, thumb in some]))[:, 0]
+        for (row, picture, _), phash in zip(some, phashes, strict=True):
+            draw = generator(recipe.seed, "shard caption", row["id"])
+            yield Item(
+                row={name: row[name] for name in PLANNED.names},
+                caption=pick(fields_of(row), recipe.sources[row["recipe"]].captions, bank, draw),
+                data=picture.data,
+                format=picture.format,
+                width=picture.width,
+                height=picture.height,
+                phash=int(phash),
+            )
+
+
+def _pictures(
+    rows: Sequence[dict[str, Any]], recipe: CorpusRecipe, skipped: list[dict[str, str]]
+) -> Iterator[tuple[dict[str, Any], images.Picture, np.ndarray]]:
+    """Each row that has a picture, with the picture and its thumbnail."""
+    sources = {number: open_source(recipe.sources[number]) for number in {row["recipe"] for row in rows}}
     for row in rows:
         try:
             picture = images.prepare(sources[row["recipe"]].image(row["place"]), recipe.limits, recipe.image)
-            small = images.decode(picture.data, AT_LEAST)
+            yield row, picture, thumbnail(images.decode(picture.data, AT_LEAST))
         except BadImage as error:
             facts = {"item": row["id"], "source": row["source"], "reason": error.reason, "remedy": error.remedy}
             skipped.append(facts)
-            continue
-        draw = generator(recipe.seed, "shard caption", row["id"])
-        yield Item(
-            row={name: row[name] for name in PLANNED.names},
-            caption=pick(fields_of(row), recipe.sources[row["recipe"]].captions, bank, draw),
-            data=picture.data,
-            format=picture.format,
-            width=picture.width,
-            height=picture.height,
-            phash=fingerprint(small).hash,
-        )
 
 
 def _key(rows: Sequence[dict[str, Any]], recipe: CorpusRecipe) -> str:
