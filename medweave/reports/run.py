@@ -27,6 +27,7 @@ TITLES = {"zero_shot": "prompted", "probe": "linear probe"}
 METRICS = {"balanced_accuracy": "balanced accuracy", "macro_auroc": "macro AUROC", "macro_ap": "mean average precision"}
 SHOTS = 24
 LONGEST_MATRIX = 12
+LEAST_RELIABLE = 45  # images behind a reliability curve
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def write_report(
     baseline: Results | None = None,
 ) -> Path:
     """Write the page to `path` and return it. baseline: results of a plainer model on the same images, shown beside."""
+    prompted = [result for result in results.results if result["task"] == "zero_shot"]
     return write_page(
         path,
         "run.html",
@@ -62,7 +64,8 @@ def write_report(
         modalities=by_modality(results),
         rows=[row(result, baseline) for result in _by_set(results)],
         with_baseline=baseline is not None,
-        details=[detail(results, result) for result in results.results if result["task"] == "zero_shot"],
+        details=[detail(results, result) for result in prompted],
+        reliability=reliability([p for p in map(results.predictions, prompted) if not p.multi]),
         curves=training_curves(run / "log.jsonl") if run else [],
         shots=shots(results, corpus),
         facts=corpus.facts,
@@ -122,7 +125,7 @@ def detail(results: Results, result: Result) -> dict[str, Any]:
     return {
         "result": result,
         "matrix": None if predictions.multi else confusion(predictions),
-        "reliability": None if predictions.multi else reliability(predictions),
+        "reliability": "" if predictions.multi else reliability([predictions]),
         "spread": {title: value[_second(result)] for title, value in result["spread"].items()},
     }
 
@@ -143,16 +146,24 @@ def confusion(predictions: Predictions) -> dict[str, Any] | None:
     return {"classes": predictions.classes, "cells": cells}
 
 
-def reliability(predictions: Predictions) -> str:
-    """Stated probability of the named class against how often it was right, before and after calibration."""
-    names = {"as the model says": predictions.answer}
-    if CALIBRATED in predictions.scores:
-        names["calibrated on validation"] = CALIBRATED
-    truth = predictions.truth.argmax(1)
-    points = {}
-    for title, name in names.items():
-        shares = probabilities(predictions.scores[name], False)
-        points[title] = charts.reliability_points(shares.max(1), (shares.argmax(1) == truth).astype(float))
+def reliability(several: Sequence[Predictions]) -> str:
+    """Stated probability of the named class against how often it was right, over all images of single-label sets.
+
+    Before and after calibration; a set without calibration counts as it is. Too few images give no chart.
+    """
+    stated: dict[str, list[np.ndarray]] = {"as the model says": [], "calibrated on validation": []}
+    right: dict[str, list[np.ndarray]] = {title: [] for title in stated}
+    for one in several:
+        names = (one.answer, CALIBRATED if CALIBRATED in one.scores else one.answer)
+        for title, name in zip(stated, names, strict=True):
+            shares = probabilities(one.scores[name], False)
+            stated[title].append(shares.max(1))
+            right[title].append(shares.argmax(1) == one.truth.argmax(1))
+    if sum(len(one.ids) for one in several) < LEAST_RELIABLE:
+        return ""
+    calibrated = any(CALIBRATED in one.scores for one in several)
+    titles = list(stated)[: 2 if calibrated else 1]
+    points = {t: charts.reliability_points(np.concatenate(stated[t]), np.concatenate(right[t])) for t in titles}
     return charts.reliability(points)
 
 
