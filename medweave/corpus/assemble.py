@@ -94,7 +94,7 @@ def _tables(folder: Path, names: Sequence[str], corpus: Corpus | None) -> Iterat
     if corpus:
         yield from (pa.Table.from_batches([batch]) for batch in corpus.batches(INDEX.names))
     for number, name in enumerate(names, len(corpus.shards) if corpus else 0):
-        rows = _record(folder, name).rows
+        rows = records.read_rows(folder, name)
         shard = pa.array(np.full(len(rows), number, np.int32))
         yield pa.table([shard if column == "shard" else rows[column] for column in INDEX.names], schema=INDEX)
 
@@ -132,9 +132,11 @@ def _places(table: pa.Table, strata: list[dict[str, Any]]) -> np.ndarray:
 
 def _write_skipped(folder: Path, plan: Plan, lost: Sequence[dict[str, str]], corpus: Corpus | None) -> Counter[str]:
     """Everything that was left out, but what this addition took in after all; how many of each source."""
-    stored = set(plan.table["id"].to_pylist()) - {skip["item"] for skip in lost}
     before = corpus.skipped().to_pylist() if corpus else []
-    rows = [row for row in before if row["item"] not in stored]
+    items = pa.array([row["item"] for row in before], pa.string())
+    planned = pc.is_in(items, value_set=plan.table["id"].combine_chunks()).to_pylist() if before else []
+    still = {skip["item"] for skip in lost}
+    rows = [row for row, again in zip(before, planned, strict=True) if not again or row["item"] in still]
     rows += [row for row in (*(skip._asdict() for skip in plan.skipped), *lost) if row not in before]
     write_table(folder / "skipped.parquet", pa.Table.from_pylist(rows, SKIPPED))
     return Counter(row["source"] for row in rows)

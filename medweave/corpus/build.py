@@ -21,7 +21,7 @@ from medweave.corpus.captions.bank import shipped
 from medweave.corpus.engines import run
 from medweave.corpus.listing import SCHEMA, list_samples, open_source
 from medweave.corpus.make_shard import Task, make_shard
-from medweave.corpus.plan import Plan, make_plan
+from medweave.corpus.plan import Plan, dry_run_text, make_plan
 from medweave.corpus.recipe import SIDES, CorpusRecipe
 from medweave.corpus.sample import MODALITIES
 from medweave.corpus.store import Corpus, open_corpus
@@ -58,6 +58,11 @@ def build(recipe: CorpusRecipe, engine: Engine | None = None) -> Corpus:
     return open_corpus(recipe.path)
 
 
+def dry_run(recipe: CorpusRecipe) -> str:
+    """What `build` would do, as a page of text. Nothing is written but the fingerprints that it goes by."""
+    return dry_run_text(plan_of(recipe, _existing(recipe)))
+
+
 def plan_of(recipe: CorpusRecipe, corpus: Corpus | None) -> Plan:
     """The plan of what is to be added to `corpus`, or of a new one."""
     if corpus is None:
@@ -72,6 +77,7 @@ def cut(table: pa.Table, recipe: CorpusRecipe, taken: Sequence[str] = ()) -> lis
 
     taken: names of shards that are there already; numbers go on after them.
     """
+    table = table.combine_chunks()
     codes = [_codes(table["source"]), _codes(table["split"], SIDES), _codes(table["modality"], MODALITIES)]
     together = codes[0] * len(SIDES) + codes[1]
     used = Counter(name.rsplit("-", 1)[0] for name in taken)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from medweave.errors import RequestError, UserError
@@ -63,10 +64,24 @@ def _end_with_parent() -> None:
 
 
 def _ray(work: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
-    ray = _import_ray()
-    if not ray.is_initialized():
+    """The nodes of the cluster must see this folder, the sources and the corpus under the same paths."""
+    ray, folder = _import_ray(), Path.cwd()
+
+    def work_here(task: Task) -> Result:
+        os.chdir(folder)
+        return work(task)
+
+    ours = not ray.is_initialized()
+    if ours:
         ray.init(log_to_driver=False)
-    remote, tasks = ray.remote(work), iter(tasks)
+    try:
+        yield from _as_done(ray, ray.remote(work_here), iter(tasks))
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _as_done(ray: Any, remote: Any, tasks: Iterator[Any]) -> Iterator[Any]:
     room = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
     pending = [remote.remote(task) for task in itertools.islice(tasks, room)]
     while pending:

@@ -39,8 +39,21 @@ class Task:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A worker gets its own rows only."""
-        own = self.plan.take(pa.array(self.rows))
+        own = self.own_rows()
         return Task, (self.name, self.recipe, own, np.arange(len(own)), self.expected)
+
+    def own_rows(self) -> pa.Table:
+        """The rows in their order. Chunk by chunk, as taking from a chunked table would first join all of it."""
+        batches = self.plan.to_batches()
+        ends = np.cumsum([len(batch) for batch in batches])
+        chunk = np.searchsorted(ends, self.rows, side="right")
+        parts, places = [self.plan.schema.empty_table()], []
+        for number in np.unique(chunk):
+            places.append(np.flatnonzero(chunk == number))
+            inside = self.rows[places[-1]] - (ends[number] - len(batches[number]))
+            parts.append(pa.Table.from_batches([batches[number].take(pa.array(inside))]))
+        order = np.argsort(np.concatenate([np.empty(0, np.int64), *places]))
+        return pa.concat_tables(parts).combine_chunks().take(pa.array(order))
 
 
 def make_shard(task: Task) -> None:
@@ -48,7 +61,7 @@ def make_shard(task: Task) -> None:
 
     Raises UserError when the disk is full, or when a shard that is restored is not what it was.
     """
-    rows = task.plan.take(pa.array(task.rows)).to_pylist()
+    rows = task.own_rows().to_pylist()
     folder, name = task.recipe.path, task.name
     key = _key(rows, task.recipe)
     record = records.read(folder, name)
@@ -57,7 +70,7 @@ def make_shard(task: Task) -> None:
     skipped: list[dict[str, str]] = []
     shard = write_shard(folder / "shards" / name, _items(rows, task.recipe, skipped))
     if task.expected is None:
-        records.write(folder, name, records.Record.of(shard, skipped, key))
+        records.write(folder, name, shard, skipped, key)
     elif task.expected != shard.sha256:
         raise UserError(f"{name} was lost, and its images have changed since", where=folder, todo="choose a new path")
 

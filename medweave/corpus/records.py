@@ -21,38 +21,31 @@ ROWS = INDEX.remove(INDEX.get_field_index("shard"))
 
 @dataclass(frozen=True)
 class Record:
-    """rows: INDEX without `shard`. facts: what corpus.json says of the shard. key: what the shard was made from.
+    """facts: what corpus.json says of the shard. skipped: item, source, reason, remedy. key: what it was made from."""
 
-    skipped: item, source, reason, remedy.
-    """
-
-    rows: pa.Table
     facts: dict[str, Any]
     skipped: list[dict[str, str]]
     key: str
 
-    @classmethod
-    def of(cls, shard: Shard, skipped: list[dict[str, str]], key: str) -> Record:
-        """The record of a shard just written."""
-        facts = {"samples": len(shard.rows), "bytes": shard.bytes, "sha256": shard.sha256, "content": shard.content}
-        return cls(pa.Table.from_pylist(shard.rows, ROWS), facts, skipped, key)
 
-
-def write(folder: Path, name: str, record: Record) -> None:
-    """Keep the record of the shard `name`, whole or not at all."""
-    facts = canonical_json({"facts": record.facts, "skipped": record.skipped, "key": record.key})
+def write(folder: Path, name: str, shard: Shard, skipped: list[dict[str, str]], key: str) -> None:
+    """Keep the record of the shard `name`, just written, whole or not at all."""
+    facts = {"samples": len(shard.rows), "bytes": shard.bytes, "sha256": shard.sha256, "content": shard.content}
+    rows = pa.Table.from_pylist(shard.rows, ROWS)
+    known = canonical_json({"facts": facts, "skipped": skipped, "key": key})
     with whole_file(_path(folder, name)) as draft:
-        pq.write_table(record.rows.replace_schema_metadata({FACTS: facts}), draft)
+        pq.write_table(rows.replace_schema_metadata({FACTS: known}), draft)
 
 
 def read(folder: Path, name: str) -> Record | None:
-    """The record of the shard `name`, None where it was never finished."""
+    """The record of the shard `name` without its rows, None where it was never finished."""
     path = _path(folder, name)
-    if not path.exists():
-        return None
-    rows = pq.read_table(path, use_threads=False)
-    kept = json.loads(rows.schema.metadata[FACTS])
-    return Record(rows.replace_schema_metadata(None), **kept)
+    return Record(**json.loads(pq.read_schema(path).metadata[FACTS])) if path.exists() else None
+
+
+def read_rows(folder: Path, name: str) -> pa.Table:
+    """The index's rows of a finished shard, but for the column `shard`."""
+    return pq.read_table(_path(folder, name), use_threads=False).replace_schema_metadata(None)
 
 
 def is_whole(folder: Path, name: str, facts: dict[str, Any]) -> bool:

@@ -1,6 +1,7 @@
 import errno
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import sys
@@ -9,11 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import filelock
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from medweave.corpus import shards
-from medweave.corpus.build import build, cut, plan_of
+from medweave.corpus.build import build, cut, dry_run, plan_of
 from medweave.corpus.listing import SCHEMA
+from medweave.corpus.make_shard import Task
 from medweave.corpus.shards import PLANNED
 from medweave.corpus.store import open_corpus
 from medweave.errors import RequestError, UserError
@@ -337,6 +341,16 @@ def test_cut_covers_every_row_once(raw, tmp_path, recipe_of):
     assert cut(table.slice(0, 0), recipe) == []
 
 
+def test_a_dry_run_tells_and_writes_nothing(built, raw, tmp_path, recipe_of, raw_images):
+    path = tmp_path / "corpus"
+    assert "60 images to build" in dry_run(recipe_of(path, raw))
+    assert not path.exists()
+    shutil.copytree(built, path)
+    clinic = raw_images(tmp_path / "clinic", 30, seed=1)
+    assert "32 images to build" in dry_run(recipe_of(path, raw, clinic, folds={"count": 3}))
+    assert content(path) == content(built)
+
+
 def test_banks_are_kept_and_edits_of_them_too(built, raw, tmp_path, recipe_of):
     path = tmp_path / "corpus"
     corpus = open_corpus(built)
@@ -358,7 +372,29 @@ def test_ray_gives_the_same_bytes(built, raw, tmp_path, recipe_of):
     assert content(path) == content(built)
 
 
+def test_an_error_on_ray_comes_through(tmp_path, recipe_of, raw_images):
+    pytest.importorskip("ray")
+    folder = raw_images(tmp_path / "raw", 9)
+    recipe = recipe_of(tmp_path / "corpus", folder)
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "shards").write_text("in the way")
+    (tmp_path / "corpus" / ".build").mkdir()
+    with pytest.raises(FileExistsError):
+        build(recipe, engine="ray")
+
+
 def test_ray_that_is_missing_is_one_clear_line(raw, tmp_path, recipe_of, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(RequestError, match=r"pip install 'medweave\[ray\]'"):
         build(recipe_of(tmp_path / "corpus", raw), engine="ray")
+
+
+@pytest.mark.parametrize("chunks", [1, 4, 60])
+def test_a_task_takes_its_rows_from_any_chunks(raw, tmp_path, recipe_of, chunks):
+    recipe = recipe_of(tmp_path / "corpus", raw)
+    table = plan_of(recipe, None).table
+    chunked = pa.concat_tables([table.slice(n * 60 // chunks, 60 // chunks) for n in range(chunks)])
+    rows = np.random.default_rng(0).permutation(60)[:20]
+    task = pickle.loads(pickle.dumps(Task("one.tar", recipe, chunked, rows)))
+    assert task.plan.to_pylist() == [table.slice(row, 1).to_pylist()[0] for row in rows]
+    assert task.own_rows().equals(task.plan)
