@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from medweave.errors import UserError
-from medweave.files import whole_file
+from medweave.files import whole_file, write_bytes
 
 NAME, BEST = "step-{:09d}.pt", "best.safetensors"
 
@@ -18,8 +17,8 @@ NAME, BEST = "step-{:09d}.pt", "best.safetensors"
 def save(folder: Path, step: int, state: dict[str, Any]) -> None:
     """Write the state after `step` steps, then remove the older ones."""
     path = folder / NAME.format(step)
-    with whole_file(path) as draft:
-        torch.save(state, draft)
+    with whole_file(path) as draft, draft.open("wb") as file:  # a file of our own: a full disk is then an OSError
+        torch.save(state, file)
     for older in folder.glob("step-*.pt"):
         if older != path:
             older.unlink()
@@ -60,15 +59,15 @@ def fill(model: torch.nn.Module, values: dict[str, torch.Tensor], where: Path) -
 
 def save_weights(path: Path, model: torch.nn.Module) -> None:
     """Write a model's weights."""
-    with whole_file(path) as draft:
-        save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, draft)
+    values = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    write_bytes(path, safetensors.torch.save(values))
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """The weights in a file that `save_weights` wrote. Raises UserError when it is missing or damaged."""
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"the weights cannot be read: {error}", where=path) from None
 
 

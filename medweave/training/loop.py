@@ -7,6 +7,7 @@ step, sample), so a run that was killed goes on from its checkpoint to the same 
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 from collections.abc import Iterator
@@ -56,6 +57,10 @@ def train(recipe: Recipe) -> Run:
                 _steps(work, log)
             if ranks.first:
                 _finish(work)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise UserError("the disk is full", where=run.path, todo="free space: the same command goes on") from error
     finally:
         distributed.stop(ranks)
     return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +16,12 @@ from medweave.training.recipe import MixRecipe, TrainRecipe
 
 @dataclass(frozen=True)
 class Mix:
-    """The strata of the training data. names, ranges, weights: one each a stratum. samples: how many in all."""
+    """The strata of the training data. names, ranges, weights: one each a stratum. sources: that are trained on."""
 
     names: list[str]
     ranges: list[Ranges]
     weights: list[float]
+    sources: list[str]
 
     @property
     def samples(self) -> int:
@@ -50,7 +52,8 @@ def mix_of(corpus: Corpus, recipe: TrainRecipe) -> Mix:
     names = [name for name in found if weights[name] > 0]
     if not names:
         raise RequestError("every stratum has weight 0", where="train.mix.weights")
-    return Mix(names, [found[name] for name in names], [weights[name] for name in names])
+    ranges = [found[name] for name in names]
+    return Mix(names, ranges, [weights[name] for name in names], _sources(corpus, ranges))
 
 
 def _by_name(corpus: Corpus, recipe: TrainRecipe) -> dict[str, Ranges]:
@@ -64,6 +67,13 @@ def _by_name(corpus: Corpus, recipe: TrainRecipe) -> dict[str, Ranges]:
         if last > first:
             parts.setdefault(getattr(stratum, recipe.mix.by), []).append(numbers[first:last])
     return {name: Ranges.of(np.concatenate(part)) for name, part in parts.items()}
+
+
+def _sources(corpus: Corpus, ranges: Sequence[Ranges]) -> list[str]:
+    """The sources with a sample in any of the ranges, sorted."""
+    numbers = np.sort(np.concatenate([part.numbers() for part in ranges]))
+    ends = [np.searchsorted(numbers, [stratum.start, stratum.stop]) for stratum in corpus.strata]
+    return sorted({s.source for s, (first, last) in zip(corpus.strata, ends, strict=True) if last > first})
 
 
 def _weights(found: dict[str, Ranges], recipe: MixRecipe) -> dict[str, float]:

@@ -77,7 +77,7 @@ class OptimiserRecipe(Section):
 class ValidateRecipe(Section):
     """Prompted classification of the validation part while training goes on."""
 
-    every: int | None = Field(None, ge=1, description="steps between two validations; None: ten times a run")
+    every: int | None = Field(None, ge=1, description="steps between two; None: a tenth of the run, 1,000 at most")
     images: int = Field(2000, ge=1, description="most images, taken evenly from all sources")
     metric: Literal["macro_auroc", "balanced_accuracy"] = Field("macro_auroc", description="what `best` means")
 
@@ -115,7 +115,7 @@ class TrainRecipe(Section):
     workers: int = Field(1, ge=0, description="loader processes; 0: in the training process")
     validation: ValidateRecipe = Field(ValidateRecipe(), description="validation while training")
     keep: Literal["best", "last"] = Field("best", description="which weights become the model")
-    checkpoint: int | None = Field(None, ge=1, description="steps between checkpoints; None: ten times a run")
+    checkpoint: int | None = Field(None, ge=1, description="steps between two; None: a tenth of the run, at most 1,000")
     log: int = Field(10, ge=1, description="steps between lines of the log")
 
     @model_validator(mode="after")
@@ -134,8 +134,8 @@ class TrainRecipe(Section):
         return self.steps if self.steps is not None else -(-(self.images or 0) // self.batch)
 
     def every(self, interval: int | None) -> int:
-        """An interval in steps; where none is given, a tenth of the run."""
-        return interval or max(1, -(-self.total_steps // 10))
+        """An interval in steps; where none is given, a tenth of the run, 1,000 at most."""
+        return interval or max(1, min(1000, -(-self.total_steps // 10)))
 
 
 class Recipe(Section):

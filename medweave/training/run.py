@@ -59,7 +59,8 @@ class Run:
     def log(self, kind: str | None = None) -> Iterator[dict[str, Any]]:
         """The lines of log.jsonl, of one kind (train, validation, counts) or all."""
         file = self.path / "log.jsonl"
-        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        for line in text.split("\n")[:-1]:  # what follows the last line break is a line cut short by a kill
             entry = json.loads(line)
             if kind is None or entry["kind"] == kind:
                 yield entry

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from medweave.files import hash_of, whole_file
+from medweave.files import hash_of, write_bytes
 from medweave.models.two_towers import DualModel
 from medweave.progress import track
 from medweave.training.distributed import Ranks
@@ -40,8 +40,7 @@ def kept(model: DualModel, texts: Sequence[str], file: Path, ranks: Ranks) -> Po
     stamp = hash_of(list(texts))
     if ranks.first and _stamp_of(file) != stamp:
         rows = computed(model, texts)
-        with whole_file(file) as draft:
-            save_file({"rows": rows.cpu()}, draft, metadata={"texts": stamp})
+        write_bytes(file, save({"rows": rows.cpu()}, metadata={"texts": stamp}))
     ranks.wait()
     with safe_open(file, "pt") as stored:
         return Pooled(texts, stored.get_tensor("rows").to(ranks.device))

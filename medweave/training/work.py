@@ -129,6 +129,9 @@ def say_facts(work: Work) -> None:
     """What a user would want to know before a long run begins."""
     mix, settings = work.data.mix, work.settings
     say(f"{mix.samples} training images in {len(mix.names)} strata; {settings.total_steps} steps of {settings.batch}")
+    idle = {s.source for s in work.data.corpus.strata} - {*mix.sources, *settings.leave_out}
+    if idle:
+        say(f"no training image from {', '.join(sorted(idle))}")
     triplets = {(*labels.key, finding) for labels in work.data.labels.sets for finding in labels.present}
     missing = [finding for _, _, finding in work.data.captions.bank.missing(triplets)]
     if missing and settings.captions.banks != []:

@@ -18,14 +18,20 @@ def test_the_newest_state_comes_back_and_the_older_ones_go(tmp_path):
 def test_an_unfinished_file_is_never_taken(tmp_path, monkeypatch):
     checkpoint.save(tmp_path, 5, {"step": 5})
 
-    def dies(state, path):
-        path.write_bytes(b"half")
+    def dies(state, file):
+        file.write(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", dies)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save(tmp_path, 6, {"step": 6})
     assert checkpoint.latest(tmp_path, torch.device("cpu")) == {"step": 5}
+
+
+def test_a_full_disk_is_an_error_of_the_system():
+    """What `train` turns into one line: torch's own writer would raise a RuntimeError without a cause."""
+    with pytest.raises(OSError, match="No space left"), open("/dev/full", "wb") as file:
+        torch.save({"values": torch.zeros(100_000)}, file)
 
 
 def test_a_damaged_file_is_named(tmp_path):

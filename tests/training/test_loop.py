@@ -1,5 +1,6 @@
 """Whole runs: they learn, they can be killed, they say what is wrong."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -156,6 +157,40 @@ def test_a_second_process_in_the_same_folder_is_told(recipe_of):
     recipe = recipe_of()
     with only_writer(recipe.train.run), pytest.raises(UserError, match="another process is writing"):
         train(recipe)
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_afterwards(recipe_of, monkeypatch):
+    recipe = recipe_of(train={"steps": 8, "checkpoint": 2})
+
+    def full(state, file):
+        if state["step"] > 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(state, file)
+
+    save = torch.save
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        train(recipe)
+    monkeypatch.undo()
+    assert [path.name for path in Run(recipe.train.run).checkpoints.glob("step*")] == ["step-000000004.pt"]
+    assert train(recipe).finished
+
+
+def test_an_unreadable_image_costs_no_run_and_is_counted(recipe_of, monkeypatch):
+    from medweave.corpus.store import Corpus
+
+    read, gone = Corpus.read, 30
+    monkeypatch.setattr(Corpus, "read", lambda self, number: b"damaged" if number == gone else read(self, number))
+    run = train(recipe_of(train={"steps": 12, "mix": {"alpha": 1.0}}))
+    counts = run.counts
+    assert sum(counts["skipped"].values()) > 0 and counts["skipped_examples"][0]["sample"] == gone
+    assert counts["read"] + sum(counts["skipped"].values()) == counts["asked"] == 12 * 16
+
+
+@pytest.mark.parametrize("settings", [{"precision": "bf16"}, {"norm": "frozen"}, {"augment": None}, {"ema": 0.99}])
+def test_settings_train(recipe_of, settings):
+    run = train(recipe_of(train={"steps": 3, "log": 1, **settings}))
+    assert all(np.isfinite(line["loss"]) for line in run.log("train"))
 
 
 @pytest.mark.parametrize("head", ["softmax", "sigmoid"])

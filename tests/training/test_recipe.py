@@ -64,6 +64,6 @@ def test_a_missing_section_is_named():
 
 def test_reading_a_recipe_without_training_imports_no_torch(tmp_path):
     path = written(tmp_path, "name: x\nevaluate: {draws: 200}\n")
-    code = f"import sys; from pathlib import Path; from medweave.training.recipe import read; read(Path({str(path)!r})); print('torch' in sys.modules)"
+    code = f"import sys, pathlib, medweave; medweave.read_recipe(pathlib.Path({str(path)!r})); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
