@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from medweave.errors import UserError
+from medweave.errors import RequestError, UserError
 from medweave.progress import say
 
 app = typer.Typer(
@@ -28,12 +28,8 @@ Overrides = Annotated[
     typer.Argument(metavar="a.b=c", help="values that replace those of the recipe", show_default=False),
 ]
 CorpusPath = Annotated[Path, typer.Argument(metavar="CORPUS", help="folder of a built corpus")]
-ModelName = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL", help="run or model folder, hf-hub:owner/name, open_clip:ARCH/TAG, transformers:NAME, timm:NAME"
-    ),
-]
+MODELS = "run or model folder, hf-hub:owner/name, open_clip:ARCH/TAG, transformers:NAME, timm:NAME"
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help=MODELS)]
 Json = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 
 
@@ -101,7 +97,7 @@ def train(recipe: RecipePath, overrides: Overrides = None) -> None:
 
 @app.command()
 def evaluate(
-    model: ModelName,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help=MODELS)] = None,
     benchmark: Annotated[list[str] | None, typer.Option(help="benchmark by name or path; may be repeated")] = None,
     corpus: Annotated[Path | None, typer.Option(help="built corpus that the benchmarks are run on")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of results; MODEL/evaluations if MODEL is a folder")] = None,
@@ -109,9 +105,15 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Model and benchmarks to results: metrics with intervals, predictions, a report."""
+    from medweave.evaluation.benchmark import listing
     from medweave.evaluation.evaluate import evaluate_command
 
-    results = evaluate_command(model, benchmark or [], corpus, out, list_all)
+    if list_all:
+        print(listing())
+        return
+    if model is None:
+        raise RequestError("no model to evaluate", todo="name a run folder, or another model (see --help)")
+    results = evaluate_command(model, benchmark or [], corpus, out)
     print(json.dumps(results.as_data(), indent=2) if as_json else results.text())
     if results.failed:
         raise typer.Exit(1)

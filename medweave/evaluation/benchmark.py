@@ -88,19 +88,9 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-class Shipped:
-    """The shipped benchmarks as a list for the terminal."""
-
-    failed = ()
-
-    def as_data(self) -> list[dict[str, str]]:
-        """Name, task and what it is, of each."""
-        every = [load(name) for name in shipped()]
-        return [{"name": one.name, "task": one.task.kind, "about": one.about} for one in every]
-
-    def text(self) -> str:
-        """One line each."""
-        return "\n".join(f"{one['name']:24s} {one['task']:12s} {one['about']}" for one in self.as_data())
+def listing() -> str:
+    """The shipped benchmarks for a terminal: name, task and what it is, one line each."""
+    return "\n".join(f"{one.name:24s} {one.task.kind:12s} {one.about}" for one in map(load, shipped()))
 
 
 def _named(task: Any) -> Any:

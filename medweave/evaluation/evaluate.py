@@ -23,7 +23,7 @@ from medweave.evaluation import benchmark as benchmarks_
 from medweave.evaluation import predictions as predictions_
 from medweave.evaluation import scoring
 from medweave.evaluation.answer import Answer, BankLike, Setting
-from medweave.evaluation.benchmark import Benchmark, Shipped
+from medweave.evaluation.benchmark import Benchmark
 from medweave.evaluation.cache import Embedder, EncoderLike
 from medweave.evaluation.calibration import fit_temperature
 from medweave.evaluation.cases import Broken, Case, cases
@@ -79,15 +79,11 @@ def evaluate(
     return results
 
 
-def evaluate_command(
-    model: str, benchmarks: Sequence[str], corpus: Path | None, out: Path | None, list_all: bool
-) -> Results | Shipped:
+def evaluate_command(model: str, benchmarks: Sequence[str], corpus: Path | None, out: Path | None) -> Results:
     """`medweave evaluate`: as the `evaluate:` section of the run's recipe says, where MODEL is a run folder.
 
-    Results go to `out`, or to evaluations/ of the model's folder. list_all: only name the shipped benchmarks.
+    Results go to `out`, or to evaluations/ of the model's folder.
     """
-    if list_all:
-        return Shipped()
     recipe = recipe_of(Path(model))
     folder = out or recipe.out or (Path(model) / "evaluations" if Path(model).is_dir() else None)
     return evaluate(model, list(benchmarks) or None, corpus, folder, recipe)
