@@ -7,6 +7,7 @@ imported when it is first used, so that `import medweave` costs nothing.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from medweave.training.recipe import read as read_recipe
 
 __version__ = "0.1.0"
+
+# Threads that wait for each other by spinning starve the loader and every other process on a machine with few cores:
+# four times slower on two busy ones. Read by OpenMP when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {
     "build": ("medweave.corpus.build", "build"),

@@ -47,19 +47,18 @@ def quickstart(
 def build(
     recipe: RecipePath,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan, write nothing")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan, build nothing")] = False,
 ) -> None:
     """Sources to a corpus: images, texts and findings in tar shards with an index."""
     from medweave.corpus.build import build as build_corpus
-    from medweave.corpus.plan import dry_run_text, make_plan
+    from medweave.corpus.build import dry_run as plan_text
+    from medweave.corpus.info import info_text
     from medweave.training.recipe import read, section
 
     corpus_recipe = section(read(recipe, overrides or ()), "corpus", recipe)
     if dry_run:
-        print(dry_run_text(make_plan(corpus_recipe)))
+        print(plan_text(corpus_recipe))
         return
-    from medweave.corpus.info import info_text
-
     corpus = build_corpus(corpus_recipe)
     print(info_text(corpus.path))
 

@@ -28,6 +28,7 @@ class Section(BaseModel):
 
 
 S = TypeVar("S", bound=Section)
+SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has its C part
 
 
 def load_recipe(path: Path, kind: type[S], overrides: Sequence[str] = ()) -> S:
@@ -111,7 +112,7 @@ def _with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 def read_yaml(path: Path) -> Any:
     """The data of a YAML file. Raises RequestError when it is missing or broken, naming the line."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=SafeLoader)
     except FileNotFoundError:
         near = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")]) if path.parent.is_dir() else []
         raise RequestError("no such file", where=path, todo=_did_you_mean(near) if near else None) from None
