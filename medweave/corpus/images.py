@@ -21,18 +21,23 @@ FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
 ORIENTATION = 0x0112
 WHITE_IS_ZERO = 262, 0
 SCANS = 100
+SMALL = 64  # pixels of the shorter side that fingerprints are taken from
 DAMAGED = "truncated or damaged", "fetch or export it again"
 DAMAGE = ("Corrupt JPEG", "Premature end", "bad Huffman")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One image as the store keeps it: `data` is a whole file of `format` jpg or png."""
+    """One image as the store keeps it: `data` is a whole file of `format` jpg or png.
+
+    small: RGB pixels of at least SMALL on the shorter side, where checking the file gave them anyway.
+    """
 
     data: bytes
     format: str
     width: int
     height: int
+    small: np.ndarray | None = None
 
 
 def prepare(data: bytes | np.ndarray, limits: LimitsRecipe, recipe: ImageRecipe) -> Picture:
@@ -49,8 +54,10 @@ def prepare(data: bytes | np.ndarray, limits: LimitsRecipe, recipe: ImageRecipe)
         return _encoded(dicom.pixels(data, limits, recipe.frame, recipe.window), recipe)
     with one_reason(*DAMAGED), _opened(data) as picture:
         check_shape(*picture.size, limits, getattr(picture, "n_frames", 1))
-        if _can_stay(picture, data, recipe):
-            return Picture(data, "jpg", *picture.size)
+        small = _sound_pixels(picture, data)
+        plain = picture.mode in ("L", "RGB") and _orientation(picture) == 1
+        if small is not None and plain and max(picture.size) <= (recipe.longest or max(picture.size)):
+            return Picture(data, "jpg", *picture.size, small)
         return _encoded(_pixels(picture, limits, recipe), recipe)
 
 
@@ -63,8 +70,7 @@ def decode(data: bytes, at_least: int | None = None, *, grey: bool = False) -> n
     try:
         if simplejpeg.is_jpeg(data):
             colours = "GRAY" if grey and simplejpeg.decode_jpeg_header(data)[2] == "Gray" else "RGB"
-            side, factor = (at_least, 2) if at_least else (0, 1)
-            pixels = simplejpeg.decode_jpeg(data, colours, min_height=side, min_width=side, min_factor=factor)
+            pixels = _scaled_down(data, at_least, colours)
             return pixels[..., 0] if colours == "GRAY" else pixels
         with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
             return np.array(picture.convert("L" if grey and picture.mode == "L" else "RGB"))
@@ -92,27 +98,29 @@ def _opened(data: bytes) -> ImageFile.ImageFile:
         raise BadImage(f"not a readable image ({type(error).__name__})", f"give a whole file of {known}") from None
 
 
-def _can_stay(picture: ImageFile.ImageFile, data: bytes, recipe: ImageRecipe) -> bool:
-    """Whether the file can be stored as it is. Raises BadImage for a JPEG that does not decode cleanly to its end."""
+def _sound_pixels(picture: ImageFile.ImageFile, data: bytes) -> np.ndarray | None:
+    """A JPEG read to its end, its pixels at reduced scale. Raises BadImage for damage.
+
+    None for other files, and for a JPEG that this decoder does not know (CMYK, arithmetic coding).
+    """
     if picture.format not in ("JPEG", "MPO"):
-        return False
+        return None
     if data.count(b"\xff\xda") > SCANS:
         raise BadImage(
             f"a JPEG of more than {SCANS} scans, which takes too long to decode", "save it again as a plain JPEG"
         )
-    plain = picture.mode in ("L", "RGB") and _orientation(picture) == 1
-    return _decodes_cleanly(data) and plain and max(picture.size) <= (recipe.longest or max(picture.size))
-
-
-def _decodes_cleanly(data: bytes) -> bool:
-    """False for what this decoder does not know (CMYK, arithmetic coding) or forgives; damage raises BadImage."""
     try:
-        simplejpeg.decode_jpeg(data)
+        return _scaled_down(data, SMALL, "RGB")
     except ValueError as error:
         if any(words in str(error) for words in DAMAGE):
             raise BadImage(f"{DAMAGED[0]} ({in_short(error)})", DAMAGED[1]) from None
-        return False
-    return True
+        return None
+
+
+def _scaled_down(data: bytes, at_least: int | None, colours: str) -> np.ndarray:
+    """A JPEG decoded at the smallest DCT scale whose shorter side is not below `at_least`; None: at full scale."""
+    side, factor = (at_least, 2) if at_least else (0, 1)
+    return simplejpeg.decode_jpeg(data, colours, min_height=side, min_width=side, min_factor=factor)
 
 
 def _orientation(picture: Image.Image) -> int:

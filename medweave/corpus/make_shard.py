@@ -23,7 +23,6 @@ from medweave.files import hash_of
 from medweave.recipe import as_data
 from medweave.seeds import generator
 
-AT_LEAST = 64  # pixels of the shorter side that a perceptual hash is taken from
 TOGETHER = 32  # pictures hashed at once
 
 
@@ -102,7 +101,8 @@ def _pictures(
     for row in rows:
         try:
             picture = images.prepare(sources[row["recipe"]].image(row["place"]), recipe.limits, recipe.image)
-            yield row, picture, thumbnail(images.decode(picture.data, AT_LEAST))
+            small = images.decode(picture.data, images.SMALL) if picture.small is None else picture.small
+            yield row, picture, thumbnail(small)
         except BadImage as error:
             facts = {"item": row["id"], "source": row["source"], "reason": error.reason, "remedy": error.remedy}
             skipped.append(facts)
