@@ -36,6 +36,7 @@ from medweave.files import hash_of, read_json, write_json
 from medweave.progress import say
 from medweave.recipe import Section, as_data, load_recipe
 from medweave.training.recipe import Recipe, read
+from medweave.training.run import Run
 
 HERE = Path(__file__).resolve().parent
 RECIPES = HERE.parent / "recipes"
@@ -101,16 +102,20 @@ class Job:
 
     def inputs(self, corpus: Corpus) -> dict[str, str]:
         """All that its figures depend on."""
-        recipe = {key: value for key, value in as_data(self.recipe).items() if key != "corpus"}
+        recipe = as_data(self.recipe)
+        del recipe["corpus"], recipe["train"]["run"]  # the corpus counts by its hash, the place of a run not at all
         return {"recipe": hash_of([recipe, as_data(self.arm)]), "corpus": corpus.hash, "code": code_version()}
-
-    def note(self) -> dict[str, Any]:
-        """What was noted when it was done; empty before."""
-        return read_json(self.folder / "done.json") if (self.folder / "done.json").exists() else {}
 
     def done(self, corpus: Corpus) -> bool:
         """Whether it was done with the same inputs."""
-        return self.note().get("inputs") == self.inputs(corpus)
+        note = self.folder / "done.json"
+        return note.exists() and read_json(note) == self.inputs(corpus)
+
+    @property
+    def minutes(self) -> float | None:
+        """Minutes of training; None when it was interrupted, or there was none."""
+        note = self.folder / "minutes.json"
+        return read_json(note) if note.exists() else None
 
 
 def main(
@@ -193,21 +198,27 @@ def do(job: Job) -> None:
     from medweave.models import dual
     from medweave.models.encoder import Encoder
     from medweave.models.load import load
-    from medweave.training.loop import train
 
-    recipe, resumed, began = job.recipe, (job.folder / "run.json").exists(), time.monotonic()
-    corpus = open_corpus(recipe.corpus.path)
+    recipe, corpus = job.recipe, open_corpus(job.recipe.corpus.path)
     if job.arm.train:
-        train(recipe)
-    trained = time.monotonic()
+        _train(job)
     encoder = load(job.folder) if job.arm.train else Encoder(dual.build(recipe.model, recipe.seed), "")
     encoder.name = job.name
     if job.arm.evaluate == "test":
         evaluate(encoder, job.arm.benchmarks, corpus, job.results, recipe.evaluate)
     elif job.arm.evaluate == "left out":
         _evaluate_left_out(encoder, recipe, corpus, job.results)
-    minutes = {"train": (trained - began) / 60, "evaluate": (time.monotonic() - trained) / 60, "resumed": resumed}
-    write_json(job.folder / "done.json", {"inputs": job.inputs(corpus), "minutes": minutes})
+    write_json(job.folder / "done.json", job.inputs(corpus))
+
+
+def _train(job: Job) -> None:
+    """Train, or go on; how long it took is noted when it was done in one go."""
+    from medweave.training.loop import train
+
+    began, new = time.monotonic(), not Run(job.folder).facts
+    train(job.recipe)
+    if new:
+        write_json(job.folder / "minutes.json", (time.monotonic() - began) / 60)
 
 
 def _evaluate_left_out(encoder: Any, recipe: Recipe, corpus: Corpus, out: Path) -> None:

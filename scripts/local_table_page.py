@@ -45,7 +45,7 @@ def write_page(
     data = {
         "corpus": corpus.hash,
         "missing": list(missing),
-        "minutes": {job.name: job.note()["minutes"] for job in jobs},
+        "minutes": {job.name: job.minutes for job in jobs},
         "comparisons": {name: found.as_data() for name, found in tables.items()},
         "validation": validation,
         "left_out": left_out,
@@ -65,8 +65,7 @@ def _compared(columns: Sequence[str], pooled: Pooled) -> compare.Comparison | No
 
 def _facts(jobs: Sequence[Job], corpus: Corpus, missing: Sequence[str]) -> str:
     """What was run on what, and how long it took."""
-    minutes = [job.note()["minutes"] for job in jobs if job.arm.train]
-    took = [m["train"] for m in minutes if not m["resumed"]]
+    took = [job.minutes for job in jobs if job.minutes is not None]
     lines = [
         f"Corpus: {len(corpus):,} images of {len(corpus.facts['counts'])} sources, hash `{corpus.hash[:16]}`. "
         f"Folds run: {len({job.fold for job in jobs})}. Command: `python scripts/local_table.py FOLDER`."
@@ -74,7 +73,7 @@ def _facts(jobs: Sequence[Job], corpus: Corpus, missing: Sequence[str]) -> str:
     if took:
         lines.append(f"Training a fold took {np.median(took):.1f} min (median; longest {max(took):.1f}).")
     if missing:
-        lines.append(f"Not finished: {', '.join(missing)}.")
+        lines.append(f"Not finished (run the same command again): {', '.join(missing)}.")
     return "\n".join(lines)
 
 

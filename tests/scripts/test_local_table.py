@@ -60,7 +60,7 @@ def test_a_job_is_done_once_and_a_failure_leaves_the_others(script, jobs, monkey
         if job.name == "local-plain-0":
             return False
         job.folder.mkdir(parents=True, exist_ok=True)
-        (job.folder / "done.json").write_text(json.dumps({"inputs": job.inputs(corpus)}))
+        (job.folder / "done.json").write_text(json.dumps(job.inputs(corpus)))
         return True
 
     monkeypatch.setattr(script, "in_fresh_process", child)
