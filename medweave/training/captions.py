@@ -47,8 +47,14 @@ def captions_of(corpus: Corpus, recipe: CaptionsRecipe, seed: int) -> Captions:
     for name in recipe.sources:
         if name not in sources:
             raise unknown_name("source", name, sources, where="train.captions.sources")
-    built = {name: CaptionShares.model_validate(of) for name, of in corpus.facts.get("captions", {}).items()}
-    return Captions(bank_of(corpus.banks(), recipe), {**built, **recipe.sources}, seed)
+    return Captions(bank_of(corpus.banks(), recipe), {**_built_with(corpus), **recipe.sources}, seed)
+
+
+def _built_with(corpus: Corpus) -> dict[str, CaptionShares]:
+    """The shares that the corpus was built with, by source."""
+    named = {one["name"]: one["captions"] for one in corpus.facts["recipe"]["sources"] if one["name"]}
+    shares = {**named, **corpus.facts.get("captions", {})}
+    return {source: CaptionShares.model_validate(of) for source, of in shares.items()}
 
 
 def bank_of(built: Sequence[Path], recipe: CaptionsRecipe) -> Bank:

@@ -39,6 +39,10 @@ def test_own_and_bank_texts_keep_their_shares(corpus_recipe):
     assert all((c.text == OWN) == (c.kind == "own") for c in (drawn.draw(s, 0, FIELDS) for s in range(50)))
 
 
+def test_shares_are_those_that_the_corpus_was_built_with(corpus_recipe):
+    assert captions(corpus_recipe).shares["lungs"] == CaptionShares(own=0.25, bank=0.75)
+
+
 def test_where_nothing_is_known_a_bare_sentence_is_counted_as_other(corpus_recipe):
     caption = captions(corpus_recipe).draw(0, 0, {**FIELDS, "texts": [], "findings": {}})
     assert caption.kind == "other" and caption.text
