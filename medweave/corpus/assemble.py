@@ -172,10 +172,18 @@ def _facts(
         "unmapped": [label._asdict() | {"samples": count} for label, (count, _) in plan.unmapped.items()],
         "thin": [thin._asdict() for thin in plan.thin],
         "recipe": content_of(plan.recipe),
+        "captions": _caption_shares(plan),
         "banks": {path.name: hash_of_file(path) for path in banks},
         "strata": strata,
         "shards": shards,
     }
+
+
+def _caption_shares(plan: Plan) -> dict[str, dict[str, float]]:
+    """source -> how often own texts and bank captions are drawn; one recipe entry may give several sources."""
+    pairs = plan.table.group_by(["source", "recipe"]).aggregate([]).to_pylist()
+    of_entry = [source.captions.model_dump() for source in plan.recipe.sources]
+    return {pair["source"]: of_entry[pair["recipe"]] for pair in sorted(pairs, key=lambda pair: pair["source"])}
 
 
 def _counts(strata: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, int]]]:

@@ -48,7 +48,8 @@ class LocalFolder:
 
     def range(self, name: str, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of `name`; fewer where it is shorter."""
-        return os.pread(self._handle(self.path / name).number, stop - start, start)
+        handle = self._handle(self.path / name)  # held until the bytes are there: another thread may push it out
+        return os.pread(handle.number, stop - start, start)
 
 
 class RemoteFolder:

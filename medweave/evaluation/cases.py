@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from medweave.errors import UserError
 from medweave.evaluation.benchmark import Benchmark, ClassRecipe
-from medweave.evaluation.parts import roles
+from medweave.evaluation.parts import check_test_split, roles
 from medweave.evaluation.recipe import Part
 from medweave.evaluation.sealed import Sealed
 
@@ -85,6 +85,7 @@ def cases(
     benchmark: Benchmark, corpus: Corpus, part: Part, confounded: Collection[str] = ()
 ) -> Iterator[Case | Broken]:
     """The cases of a benchmark, in order of name. With `each`, sources with fewer than two classes are passed over."""
+    check_test_split(corpus, part)
     for case in cases_by_role(benchmark, corpus, roles(corpus, part)):
         if isinstance(case, Case):
             case = replace(case, confounded=bool({case.name, case.source} & {*confounded, *benchmark.confounded}))

@@ -22,7 +22,7 @@ def roles(corpus: Corpus, part: Part) -> NDArray[np.str_]:
     """The role of every sample of the corpus, [samples]: one of ROLES; what was withdrawn has none.
 
     With an overlay, a sample that it does not name keeps the role of its split, but is never in the test part.
-    Raises RequestError when the overlay lacks the fold, or no sample has the test split.
+    Raises RequestError when the overlay lacks the fold.
     """
     table = corpus.index(["id", "split"])
     found = _by_split(table["split"], part)
@@ -32,6 +32,13 @@ def roles(corpus: Corpus, part: Part) -> NDArray[np.str_]:
     return found
 
 
+def check_test_split(corpus: Corpus, part: Part) -> None:
+    """Raise RequestError when a test is asked for and no sample has its split, naming the nearest splits."""
+    known = corpus.index(["split"])["split"].unique().to_pylist()
+    if part.overlay is None and part.test not in known:
+        raise unknown_name("split", part.test, known)
+
+
 def numbers_of(corpus: Corpus, part: Part, role: str) -> NDArray[np.int64]:
     """The sample numbers of one role, ascending."""
     return np.flatnonzero(roles(corpus, part) == role)
@@ -39,8 +46,6 @@ def numbers_of(corpus: Corpus, part: Part, role: str) -> NDArray[np.int64]:
 
 def _by_split(splits: pa.ChunkedArray, part: Part) -> NDArray[np.str_]:
     names = splits.to_numpy(zero_copy_only=False).astype(str)
-    if part.overlay is None and part.test not in names:
-        raise unknown_name("split", part.test, set(names.tolist()))
     wanted = [names == part.train, names == part.validation, names == part.test]
     return np.select(wanted, ROLES[:3], default="none")
 

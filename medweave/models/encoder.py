@@ -65,7 +65,7 @@ class Encoder:
     def head(self) -> Head:
         """The model's own scale and bias."""
         bias = self.model.logit_bias
-        return Head(float(self.model.logit_scale.exp()), 0.0 if bias is None else float(bias), self.model.kind)
+        return Head(self.model.logit_scale.exp().item(), 0.0 if bias is None else bias.item(), self.model.kind)
 
     @cached_property
     def weights_hash(self) -> str:

@@ -7,7 +7,7 @@ import pytest
 from medweave.errors import RequestError
 from medweave.evaluation.benchmark import Benchmark, load, shipped
 from medweave.evaluation.cases import Broken, cases
-from medweave.evaluation.parts import numbers_of, roles
+from medweave.evaluation.parts import check_test_split, numbers_of, roles
 from medweave.evaluation.recipe import Part
 from medweave.evaluation.sealed import Ledger
 
@@ -95,7 +95,7 @@ def test_folds_of_an_overlay(world):
 def test_an_unknown_split_names_the_known_ones(world):
     world.fill("chest", ["alphoma", "betosis"], each=10)
     with pytest.raises(RequestError, match="test"):
-        roles(world, Part(test="tets"))
+        check_test_split(world, Part(test="tets"))
 
 
 def test_a_fold_without_images_of_a_source_is_skipped_not_failed(world):

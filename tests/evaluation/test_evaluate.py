@@ -8,8 +8,8 @@ import pytest
 
 from medweave.errors import RequestError
 from medweave.evaluation import predictions, scoring
-from medweave.evaluation.benchmark import Benchmark
-from medweave.evaluation.evaluate import evaluate, evaluate_command, recipe_of
+from medweave.evaluation.benchmark import Benchmark, listing
+from medweave.evaluation.evaluate import evaluate, recipe_of
 from medweave.evaluation.recipe import EvaluateRecipe
 from medweave.evaluation.results import load
 from medweave.evaluation.tasks import zero_shot
@@ -204,8 +204,7 @@ def test_the_run_s_recipe_says_how_it_is_evaluated(tmp_path):
     (tmp_path / "recipe.yaml").write_text("name: x\nevaluate: {draws: 123, confounded: [knee]}\n")
     assert recipe_of(tmp_path) == EvaluateRecipe(draws=123, confounded=["knee"])
     assert recipe_of(tmp_path / "nowhere") == EvaluateRecipe()
-    listed = evaluate_command("any", [], None, None, True)
-    assert "corpus-probe" in listed.text() and not listed.failed
+    assert "corpus-probe" in listing()
     (tmp_path / "recipe.yaml").write_text("evaluate: {draw: 123}\n")
     with pytest.raises(RequestError, match="draws"):
         recipe_of(tmp_path)
