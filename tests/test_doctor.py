@@ -1,0 +1,15 @@
+"""The doctor sees this machine as it is."""
+
+from medweave import doctor
+
+
+def test_this_machine_passes():
+    rows = doctor.checks()
+    assert {row.what for row in rows} >= {"Python", "torch", "device", "free memory"}
+    assert not [row for row in rows if row.state == "FAIL"]
+
+
+def test_missing_towers_are_a_warning_with_a_remedy(monkeypatch):
+    monkeypatch.setattr(doctor, "OFFLINE_PACKAGES", ("no_such_package",))
+    check = doctor._towers()
+    assert check.state == "WARN" and "offline" in check.todo
