@@ -112,8 +112,13 @@ def evaluate(
         return
     if model is None:
         raise RequestError("no model to evaluate", todo="name a run folder, or another model (see --help)")
+    from medweave.reports.run import write_evaluation
+
     results = evaluate_command(model, benchmark or [], corpus, out)
+    page = write_evaluation(results, corpus, Path(model) if Path(model).is_dir() else None)
     print(json.dumps(results.as_data(), indent=2) if as_json else results.text())
+    if page is not None:
+        say(f"report: {page}")
     if results.failed:
         raise typer.Exit(1)
 

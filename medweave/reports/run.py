@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from medweave.corpus.images import decode
-from medweave.corpus.store import Corpus
+from medweave.corpus.store import Corpus, open_corpus
 from medweave.evaluation.compare import MACROS
 from medweave.evaluation.predictions import Predictions, probabilities
 from medweave.evaluation.results import Result, Results
@@ -74,6 +74,24 @@ def write_report(
         failed=results.failed,
         not_scored=results.skipped,
         model=results.model,
+    )
+
+
+def write_evaluation(results: Results, corpus: Path | None, run: Path | None) -> Path | None:
+    """The page of one `medweave evaluate`, beside its results; None where the corpus is not at hand.
+
+    corpus: as the user named it; otherwise the one that the model was trained on. run: the run's folder.
+    """
+    folder = corpus or (results.model["facts"].get("trained_on") or {}).get("path")
+    if folder is None or not results.results:
+        return None
+    return write_report(
+        results.folder / "report.html",
+        results,
+        open_corpus(folder),
+        title=f"{results.model['name']}: what it can do",
+        about="Scores of one model with intervals over groups of images, on the test part of the corpus below.",
+        run=run,
     )
 
 
@@ -185,10 +203,11 @@ def training_curves(log: Path) -> list[str]:
 
 def shots(results: Results, corpus: Corpus) -> list[Shot]:
     """Test images drawn by a fixed seed, the sources taking turns, each with the prompted answer."""
-    asked = [r for r in results.results if r["task"] == "zero_shot" and not r["multi_label"]]
+    number_of = {name: i for i, name in enumerate(corpus.index(["id"])["id"].to_pylist())}
+    prompted = [r for r in results.results if r["task"] == "zero_shot" and not r["multi_label"]]
+    asked = [r for r in prompted if results.predictions(r).ids[0] in number_of]  # others are of another corpus
     if not asked:
         return []
-    number_of = {name: i for i, name in enumerate(corpus.index(["id"])["id"].to_pylist())}
     each = max(1, SHOTS // len(asked))
     return [shot for result in asked for shot in _shots_of(results, result, corpus, number_of, each)][:SHOTS]
 
