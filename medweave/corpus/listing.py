@@ -15,30 +15,17 @@ import pyarrow as pa
 from medweave.corpus.licences import licence_class
 from medweave.corpus.recipe import CorpusRecipe, SourceRecipe
 from medweave.corpus.sample import LICENCE_CLASSES, Sample, State
+from medweave.corpus.shards import PLANNED
 from medweave.corpus.vocabulary import Vocabulary, plain
 from medweave.errors import unknown_name
 from medweave.files import canonical_json
 from medweave.recipe import kind_of
 
-TEXTS = pa.list_(pa.struct([("kind", pa.string()), ("text", pa.string())]))
-FINDINGS = pa.list_(pa.struct([("name", pa.string()), ("state", pa.string())]))
 SCHEMA = pa.schema(
     [
-        ("id", pa.string()),
-        ("source", pa.string()),
-        ("split", pa.string()),
-        ("modality", pa.string()),
-        ("anatomy", pa.string()),
-        ("patient", pa.string()),
-        ("study", pa.string()),
-        ("group", pa.string()),
-        ("texts", TEXTS),
-        ("findings", FINDINGS),
-        ("licence", pa.string()),
-        ("licence_class", pa.string()),
-        ("extra", pa.string()),
-        ("recipe", pa.int32()),  # number of the source in the recipe
-        ("place", pa.string()),  # where that source finds the pixels
+        *PLANNED,
+        pa.field("recipe", pa.int32()),  # number of the source in the recipe
+        pa.field("place", pa.string()),  # where that source finds the pixels
     ]
 )
 BATCH = 10_000
