@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medweave import memory
 from medweave.errors import RequestError, UserError
 from medweave.evaluation import benchmark as benchmarks_
 from medweave.evaluation import predictions as predictions_
@@ -65,6 +66,7 @@ def evaluate(
     model: an Encoder or a reference that `load` takes. What is not given is taken from the recipe.
     Raises RequestError when the request itself is wrong; a benchmark that fails is listed in `.failed`.
     """
+    memory.keep()
     recipe = recipe or EvaluateRecipe()
     folder = Path(out) if out is not None else recipe.out
     if folder is None:

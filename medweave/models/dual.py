@@ -119,6 +119,7 @@ def _vision(image: ImageTowerRecipe, size: int, embed: int) -> tuple[dict[str, A
         "timm_model_name": name,
         "timm_pool": pool if image.projection == "none" else "",
         "timm_proj": image.projection,
+        "timm_drop": image.dropout,
         "timm_drop_path": image.drop_path or None,
         "image_size": size,
     }

@@ -36,6 +36,7 @@ class ImageTowerRecipe(Section):
     projection: Literal["linear", "mlp", "none"] = Field(
         "linear", description="from a timm tower's output to the joint space"
     )
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of a timm tower's output in training")
     drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth of a timm tower in training")
     freeze: Freeze = Field(False, description=FREEZE_HELP)
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from open_clip.model import CustomTextCLIP, set_model_preprocess_cfg
+from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -60,16 +61,27 @@ class DualModel(nn.Module):
         """[b, 3, s, s] -> the image tower's own output [b, w], before the joint projection."""
         return without_projection(self.clip.visual)(self._laid_out(pixels))
 
+    def project_image(self, features: Tensor) -> Tensor:
+        """[b, w] -> unit rows [b, d]; where `separable`."""
+        return self._projected(self.clip.visual, features)
+
+    @property
+    def separable(self) -> bool:
+        """Whether the image tower's projection follows its own output: not where pooling and projection are one."""
+        return not isinstance(self.clip.visual, ModifiedResNet)
+
     def text_pooled(self, tokens: Tensor) -> Tensor:
         """[b, l] -> the text tower's own output [b, w]: what is cached of a frozen tower."""
         return without_projection(self.clip.text)(tokens)
 
     def project_text(self, pooled: Tensor) -> Tensor:
         """[b, w] -> unit rows [b, d]."""
-        projection = getattr(self.clip.text, projection_attribute(self.clip.text))
-        if projection is None:
-            return functional.normalize(pooled, dim=-1)
-        rows = projection(pooled) if isinstance(projection, nn.Module) else pooled @ projection
+        return self._projected(self.clip.text, pooled)
+
+    def _projected(self, tower: nn.Module, rows: Tensor) -> Tensor:
+        projection = getattr(tower, projection_attribute(tower))
+        if projection is not None:
+            rows = projection(rows) if isinstance(projection, nn.Module) else rows @ projection
         return functional.normalize(rows, dim=-1)
 
     def train(self, mode: bool = True) -> DualModel:

@@ -5,7 +5,8 @@ them down to the gradient of each row. Then each micro-batch is embedded again, 
 (GradCache, arXiv 2101.06983). Dropout draws the same both times: its generator is set by the micro-batch's place in the
 run. One process, several, and accumulation therefore give the same gradient.
 
-B samples of the global batch, b of this process, m of a micro-batch, D width of the joint space.
+B samples of the global batch, b of this process, m of a micro-batch, D width of the joint space. The menu's
+captions are few: they are embedded once, each process its part.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from medweave.models.two_towers import DualModel
 from medweave.seeds import seed_of
 from medweave.training.distributed import Ranks
-from medweave.training.loader import Micro
+from medweave.training.loader import Micro, Share
 from medweave.training.objective import Batch, Embeddings, Losses, Objectives
 from medweave.training.texts import Pooled
 
@@ -54,9 +55,20 @@ class Towers:
             image, text = self.image(micro.pixels), self.text(micro, self.pooled)
         return Rows(image.float(), text.float())
 
+    def menu(self, step: int, micro: Micro) -> Tensor:
+        """Rows of captions alone: [k texts] -> [k, D]."""
+        micro = micro.to(self.device)
+        torch.manual_seed(seed_of(self.seed, "towers", step, micro.first))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.text(micro, self.pooled).float()
+
     def image(self, pixels: Tensor) -> Tensor:
         """uint8 [m, s, s, 3] -> [m, D]."""
-        return self.encode_image((pixels.movedim(-1, 1).float() - self.mean) / self.std)
+        return self.encode_image(self.normalised(pixels))
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """uint8 [m, s, s, 3] -> float32 [m, 3, s, s], as the image tower wants them."""
+        return (pixels.movedim(-1, 1).float() - self.mean) / self.std
 
     def text(self, micro: Micro, pooled: Pooled | None) -> Tensor:
         """A micro-batch's texts -> [m, D]; pooled: the frozen tower's rows of them, None when the tower must run."""
@@ -69,16 +81,17 @@ class Towers:
 def backward(
     towers: Towers,
     objectives: Objectives,
-    step: int,
-    micros: Sequence[Micro],
+    share: Share,
     batch: Batch,
     read: Tensor,
     ranks: Ranks,
 ) -> Losses:
     """Add the gradient of the summed losses to every parameter, the same on every process; return the losses.
 
-    batch: the whole global batch. read: [B] bool on the CPU; the samples that could not be read take no part.
+    share: what this process embeds of the step. batch: the whole global batch. read: [B] bool on the CPU; the samples
+    that could not be read take no part.
     """
+    step, micros = share.step, share.micros
     once = len(micros) == 1
     with torch.set_grad_enabled(once):
         parts = [towers(step, micro) for micro in micros]
@@ -86,13 +99,17 @@ def backward(
         ranks.gather(torch.cat([part.image for part in parts]).detach()).requires_grad_(),
         ranks.gather(torch.cat([part.text for part in parts]).detach()).requires_grad_(),
     )
-    losses = _losses(towers.model, objectives, leaves, batch, read)
+    menu = towers.menu(step, share.menu) if share.menu is not None else None
+    menu_leaf = ranks.gather(menu.detach()).requires_grad_() if menu is not None else None
+    losses = _losses(towers.model, objectives, leaves, menu_leaf, batch, read)
     torch.stack(list(losses.values())).sum().backward()
 
     for micro, part in zip(micros, parts, strict=True):
         again = part if once else towers(step, micro)
         here = slice(micro.first, micro.first + len(micro.pixels))
         _pull_back([(again.image, leaves.image.grad), (again.text, leaves.text.grad)], here)
+    if menu is not None and menu_leaf is not None:
+        _pull_back([(menu, menu_leaf.grad)], slice(ranks.rank * len(menu), (ranks.rank + 1) * len(menu)))
     ranks.add_up([p.grad for p in tower_parameters(towers.model) if p.grad is not None])
     return {name: loss.detach() for name, loss in losses.items()}
 
@@ -103,15 +120,19 @@ def tower_parameters(model: DualModel) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad and id(p) not in head]
 
 
-def _losses(model: DualModel, objectives: Objectives, rows: Rows, batch: Batch, read: Tensor) -> Losses:
+def _losses(
+    model: DualModel, objectives: Objectives, rows: Rows, menu: Tensor | None, batch: Batch, read: Tensor
+) -> Losses:
     """The objectives' losses on the rows that could be read, with the model's own scale and bias."""
     image, text = rows.image, rows.text
     if not read.all():
         kept = read.nonzero()[:, 0]
         image, text = image[kept.to(image.device)], text[kept.to(text.device)]
-        batch = Batch(batch.numbers[kept], [batch.labels[at] for at in kept.tolist()])
+        batch = batch.of(kept)
     bias = model.logit_bias if model.logit_bias is not None else torch.zeros_like(model.logit_scale)
-    student = Embeddings(image, text, model.logit_scale.exp(), bias)
+    if menu is not None and batch.truth is not None:
+        menu = menu[: batch.truth.shape[1]]
+    student = Embeddings(image, text, model.logit_scale.exp(), bias, menu)
     losses: Losses = objectives(student, batch)
     return losses
 

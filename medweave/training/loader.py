@@ -30,6 +30,7 @@ from medweave.models.tokens import Tokens
 from medweave.seeds import generator
 from medweave.training.captions import Caption, Captions
 from medweave.training.distributed import Ranks
+from medweave.training.menu import Menu
 
 AHEAD = 4  # batches that each loader process keeps ready
 SHORTEST_BUCKET = 16  # tokens
@@ -72,7 +73,8 @@ class Micro:
 class Share:
     """One process's part of a step. numbers: [b] sample numbers. kinds: where each text is from.
 
-    problems: [b] why an image could not be read, empty if it could.
+    problems: [b] why an image could not be read, empty if it could. menu: this process's captions of the menu, as a
+    micro-batch without pixels; None when no objective needs them.
     """
 
     step: int
@@ -80,10 +82,12 @@ class Share:
     micros: list[Micro]
     kinds: list[str]
     problems: list[str]
+    menu: Micro | None = None
 
     def pin_memory(self) -> Share:
         """The same, pinned."""
-        return replace(self, micros=[micro.pin_memory() for micro in self.micros])
+        menu = self.menu.pin_memory() if self.menu is not None else None
+        return replace(self, micros=[micro.pin_memory() for micro in self.micros], menu=menu)
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,10 @@ class Look:
 
 
 class Steps(Dataset[Share]):
-    """Item `step` is this process's share of that step. tokenize: None when texts need not be tokenised."""
+    """Item `step` is this process's share of that step.
+
+    tokenize: None when texts need not be tokenised. menu: None when no objective needs its captions.
+    """
 
     def __init__(
         self,
@@ -107,9 +114,10 @@ class Steps(Dataset[Share]):
         tokenize: Tokens | None,
         ranks: Ranks,
         accumulate: int,
+        menu: Menu | None = None,
     ) -> None:
         self.corpus, self.order, self.captions = corpus, order, captions
-        self.look, self.tokenize = look, tokenize
+        self.look, self.tokenize, self.menu, self.ranks = look, tokenize, menu, ranks
         self.part = ranks.share(order.batch)
         self.size = order.batch // ranks.world // accumulate
 
@@ -122,12 +130,23 @@ class Steps(Dataset[Share]):
             Micro(self.part.start + at, part, texts[at : at + self.size], self._buckets(texts[at : at + self.size]))
             for at, part in zip(range(0, len(texts), self.size), pixels.split(self.size), strict=True)
         ]
-        return Share(step, numbers, micros, [c.kind for _, c, _ in samples], [problem for _, _, problem in samples])
+        kinds: list[str] = [caption.kind for _, caption, _ in samples]
+        problems = [problem for _, _, problem in samples]
+        return Share(step, numbers, micros, kinds, problems, self.menu_of(step))
 
     def texts(self, step: int) -> list[str]:
-        """The captions of this process's share, without its pixels."""
+        """The captions of this process's share, without its pixels, then those of the menu."""
         numbers = self.order.numbers(step)[self.part].tolist()
-        return [self.captions.draw(step, number, self.corpus.fields(number)).text for number in numbers]
+        own = [self.captions.draw(step, number, self.corpus.fields(number)).text for number in numbers]
+        return own + (self.menu.texts(step) if self.menu is not None else [])
+
+    def menu_of(self, step: int) -> Micro | None:
+        """This process's part of the menu, equally long on all: the first captions come twice where it must be."""
+        if self.menu is None:
+            return None
+        texts, size = self.menu.texts(step), -(-len(self.menu) // self.ranks.world)
+        mine = [texts[(self.ranks.rank * size + at) % len(texts)] for at in range(size)]
+        return Micro(self.order.batch + self.ranks.rank * size, torch.empty(0), mine, self._buckets(mine))
 
     def _sample(self, step: int, number: int) -> tuple[NDArray[np.uint8], Caption, str]:
         """Pixels, caption and problem of one sample; black and nothing where it cannot be read."""

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from medweave import memory
 from medweave.errors import UserError
 from medweave.files import only_writer
 from medweave.models import folder
@@ -25,9 +26,10 @@ from medweave.recipe import as_data, recipe_hash
 from medweave.training import checkpoint, distributed
 from medweave.training.distributed import Ranks
 from medweave.training.embed import backward
+from medweave.training.head_start import head_start
 from medweave.training.loader import Share, batches
 from medweave.training.log import Log, Stopwatch
-from medweave.training.objective import Batch, Losses
+from medweave.training.objective import Losses
 from medweave.training.optim import rate, set_rate, step_
 from medweave.training.recipe import Recipe, section
 from medweave.training.run import Run
@@ -40,6 +42,7 @@ def train(recipe: Recipe) -> Run:
     Under torchrun every process calls it. Raises RequestError for a recipe that does not fit its corpus or its folder,
     UserError when training fails.
     """
+    memory.keep()
     run = Run(section(recipe, "train").run)
     section(recipe, "model")
     ranks = distributed.start()
@@ -53,6 +56,8 @@ def train(recipe: Recipe) -> Run:
                 return run
             work = prepare(recipe, run, data, ranks)
             resume(work)
+            if work.step == 0 and work.settings.head_start is not None:
+                head_start(work)
             with Log(run, recipe.name, work.step, work.settings.total_steps) if ranks.first else nullcontext() as log:
                 _steps(work, log)
             if ranks.first:
@@ -71,6 +76,8 @@ def _steps(work: Work, log: Log | None) -> None:
     settings, total = work.settings, work.settings.total_steps
     validate, keep = settings.every(settings.validation.every), settings.every(settings.checkpoint)
     watch = Stopwatch()
+    if work.validation and work.step == 0 and settings.head_start is not None:
+        _validate(work, log)
     _learn(work)
     for share, waited in batches(work.loader, work.step, total, settings.workers, work.ranks.device.type == "cuda"):
         set_rate(work.optimiser, rate(work.step, total, settings.optimiser.warmup))
@@ -98,9 +105,8 @@ def _steps(work: Work, log: Log | None) -> None:
 def _step(work: Work, share: Share) -> tuple[Losses, torch.Tensor]:
     """One optimiser step: the losses, and the norm of their gradient."""
     numbers = work.data.order.numbers(work.step)
-    batch = Batch(torch.from_numpy(numbers), work.data.labels.of(numbers))
     read = _readable(share, work.ranks)
-    losses = backward(work.towers, work.objectives, work.step, share.micros, batch, read, work.ranks)
+    losses = backward(work.towers, work.objectives, share, work.data.batch(numbers, work.menu), read, work.ranks)
     norm = step_(work.optimiser, work.model, work.settings.optimiser.clip)
     if work.average is not None:
         work.average.update(work.step)

@@ -20,24 +20,39 @@ Losses = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Embeddings:
-    """The student's view of a batch: image, text [B, D] float32 unit rows; scale and bias, scalars of its head."""
+    """The student's view of a batch: image, text [B, D] float32 unit rows; scale and bias, scalars of its head.
+
+    menu: [K, D] unit rows, one caption of each finding; None when no objective needs them.
+    """
 
     image: Tensor
     text: Tensor
     scale: Tensor
     bias: Tensor
+    menu: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What is known of the samples of a batch. numbers: [B] int64. labels: [B], None where nothing is known."""
+    """What is known of the samples of a batch. numbers: [B] int64. labels: [B], None where nothing is known.
+
+    truth: [B, K] int8, which findings of the menu they show; None when no objective needs it.
+    """
 
     numbers: Tensor
     labels: Sequence[LabelSet | None]
+    truth: Tensor | None = None
+
+    def of(self, kept: Tensor) -> Batch:
+        """The batch of some samples. kept: their places, int64 on the CPU."""
+        truth = None if self.truth is None else self.truth[kept]
+        return Batch(self.numbers[kept], [self.labels[at] for at in kept.tolist()], truth)
 
 
 class Objective(nn.Module):
     """One loss. Its own parameters, if it has any, are trained with the model."""
+
+    needs_menu = False
 
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
         """Named scalars, already weighted; their sum is trained."""
@@ -50,6 +65,11 @@ class Objectives(nn.Module):
     def __init__(self, recipes: Sequence[ObjectiveRecipe]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(build(recipe) for recipe in recipes)
+
+    @property
+    def needs_menu(self) -> bool:
+        """Whether a loss wants a caption of every finding at each step."""
+        return any(part.needs_menu for part in self.parts)
 
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
         """The losses of all objectives by name."""

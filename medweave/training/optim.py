@@ -27,6 +27,20 @@ def optimiser_of(model: DualModel, objectives: Objectives, recipe: OptimiserReci
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, fused=True)
 
 
+def head_optimiser(model: DualModel, objectives: Objectives, recipe: OptimiserRecipe) -> torch.optim.AdamW:
+    """AdamW over projections, scale, bias and the objectives' parameters, at the same peak rate and decay."""
+    heads = {"logit_scale", "logit_bias"}
+    for prefix, tower in (("image", model.clip.visual), ("text", model.clip.text)):
+        heads |= {f"{prefix}.{name}" for name in towers.projection_names(tower)}
+    groups = parameter_groups(model, objectives, recipe)
+    for group in groups:
+        inside = [name in heads or name.startswith("objectives.") for name in group["names"]]
+        group["params"] = [p for p, kept in zip(group["params"], inside, strict=True) if kept]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=recipe.lr, betas=recipe.betas, eps=recipe.eps
+    )
+
+
 def parameter_groups(model: DualModel, objectives: Objectives, recipe: OptimiserRecipe) -> list[dict[str, Any]]:
     """Groups `params`, `names`, `lr`, `peak`, `weight_decay`: one for each pair of peak rate and decay."""
     groups: dict[tuple[float, float], dict[str, Any]] = {}
@@ -74,7 +88,11 @@ class Average:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model, self.decay = model, decay
-        self.values = {name: value.clone() for name, value in _moving(model)}
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was: the average begins with the weights as they are."""
+        self.values = {name: value.clone() for name, value in _moving(self.model)}
 
     @torch.no_grad()
     def update(self, step: int) -> None:

@@ -82,6 +82,12 @@ class ValidateRecipe(Section):
     metric: Literal["macro_auroc", "balanced_accuracy"] = Field("macro_auroc", description="what `best` means")
 
 
+class HeadStartRecipe(Section):
+    """Projections first: they learn on stored outputs of both towers before anything else does."""
+
+    steps: int = Field(1000, ge=1, description="steps of train.batch samples, each image embedded once for all of them")
+
+
 class TrainRecipe(Section):
     """One training run: data, budget, optimiser, objectives, what is kept."""
 
@@ -96,6 +102,10 @@ class TrainRecipe(Section):
         [{"kind": "contrastive"}],  # type: ignore[list-item]
         min_length=1,
         description="the losses, summed",
+    )
+    head_start: HeadStartRecipe | None = Field(
+        None,
+        description="train the projections first, on stored outputs of the towers; None: all at once",
     )
     steps: int | None = Field(None, ge=1, description="budget in optimiser steps; or give images")
     images: int | None = Field(None, ge=1, description="budget in images seen; or give steps")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from medweave.corpus.order import Order
 from medweave.corpus.store import Corpus, open_corpus
@@ -19,10 +21,11 @@ from medweave.training.captions import Captions, bank_hash, captions_of
 from medweave.training.counts import Counts, report
 from medweave.training.distributed import Ranks
 from medweave.training.embed import Towers
-from medweave.training.labels import Labels, labels_of
+from medweave.training.labels import NOTHING, Labels, labels_of
 from medweave.training.loader import Look, Steps
+from medweave.training.menu import Menu
 from medweave.training.mix import Mix, mix_of
-from medweave.training.objective import Objectives
+from medweave.training.objective import Batch, Objectives
 from medweave.training.optim import Average, optimiser_of
 from medweave.training.recipe import Recipe, TrainRecipe, section
 from medweave.training.run import Run
@@ -46,6 +49,16 @@ class Data:
         ranges = [[r.starts.tolist(), r.stops.tolist()] for r in self.mix.ranges]
         captions = bank_hash(self.captions.bank)
         return {"corpus": self.corpus.hash, "captions": captions, "training samples": hash_of([self.mix.names, ranges])}
+
+    def batch(self, numbers: NDArray[np.int64], menu: Menu | None) -> Batch:
+        """What is known of the samples of a batch, by their numbers [B]."""
+        labels = self.labels.of(numbers)
+        return Batch(torch.from_numpy(numbers), labels, menu.truth(labels) if menu is not None else None)
+
+    def menu(self, seed: int) -> Menu:
+        """The findings that training images show, with their captions."""
+        codes = np.unique(np.concatenate([np.unique(self.labels.codes[r.numbers()]) for r in self.mix.ranges]))
+        return Menu([self.labels.sets[code] for code in codes.tolist() if code != NOTHING], self.captions.bank, seed)
 
 
 @dataclass
@@ -73,6 +86,11 @@ class Work:
         return self.towers.model
 
     @property
+    def menu(self) -> Menu | None:
+        """All findings with their captions, when an objective needs them."""
+        return self.loader.menu
+
+    @property
     def frozen_norm(self) -> bool:
         """Whether batch norm keeps its statistics."""
         return self.settings.norm == "frozen" or self.ranks.world > 1 or self.settings.accumulate > 1
@@ -97,13 +115,15 @@ def prepare(recipe: Recipe, run: Run, data: Data, ranks: Ranks) -> Work:
     settings: TrainRecipe = section(recipe, "train")
     model = dual.build(section(recipe, "model"), recipe.seed).to(ranks.device)
     objectives = Objectives(settings.objectives).to(ranks.device)
+    menu = data.menu(recipe.seed) if objectives.needs_menu else None
     ranks.same_start([*model.state_dict().values(), *objectives.state_dict().values()])
     look = Look(model.preprocess.size, model.preprocess.policy, settings.augment)
     tokenize = None if model.frozen_text else model.tokenize
-    loader = Steps(data.corpus, data.order, data.captions, look, tokenize, ranks, settings.accumulate)
+    loader = Steps(data.corpus, data.order, data.captions, look, tokenize, ranks, settings.accumulate, menu)
     pooled = None
     if model.frozen_text:
-        drawn = texts.drawn(loader, settings.total_steps, settings.workers, ranks)
+        first = settings.head_start.steps if settings.head_start else 0
+        drawn = texts.drawn(loader, max(first, settings.total_steps), settings.workers, ranks)
         pooled = texts.kept(model, drawn, run.path / "texts.safetensors", ranks)
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and ranks.device.type == "cuda")
     work = Work(

@@ -17,7 +17,6 @@ from medweave.recipe import as_data
 from medweave.training.distributed import Ranks, check_batch
 from medweave.training.embed import backward
 from medweave.training.loop import train
-from medweave.training.objective import Batch
 from medweave.training.run import Run
 
 FORK = multiprocessing.get_context("fork")
@@ -61,10 +60,11 @@ def close(one, other) -> bool:
 SETTINGS = {
     "steps": 20,
     "norm": "frozen",
+    "head_start": {"steps": 10},
     "keep": "last",
     "validation": {"every": 20},
     "optimiser": {"lr": 3e-4},
-    "objectives": [{"kind": "contrastive", "targets": "label"}],
+    "objectives": [{"kind": "contrastive", "targets": "label"}, {"kind": "menu"}],
 }
 
 
@@ -85,11 +85,10 @@ def test_two_processes_and_accumulation_agree_with_one(recipe_of, tmp_path):
 
 def test_the_gradients_of_two_processes_are_those_of_one(work_of, tmp_path):
     def keep_gradients():
-        work = work_of()
+        work = work_of(train={"objectives": SETTINGS["objectives"]})
         work.model.eval()
-        share = work.loader[0]
-        batch = Batch(torch.from_numpy(work.data.order.numbers(0)), [None] * 16)
-        backward(work.towers, work.objectives, 0, share.micros, batch, torch.ones(16, dtype=torch.bool), work.ranks)
+        batch = work.data.batch(work.data.order.numbers(0), work.menu)
+        backward(work.towers, work.objectives, work.loader[0], batch, torch.ones(16, dtype=torch.bool), work.ranks)
         slopes = {name: p.grad for name, p in work.model.named_parameters() if p.grad is not None}
         torch.save(slopes, tmp_path / f"{work.ranks.world}-{work.ranks.rank}.pt")
 

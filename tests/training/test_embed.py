@@ -7,14 +7,13 @@ from open_clip.loss import ClipLoss
 from medweave.training.distributed import Ranks
 from medweave.training.embed import Towers, backward
 from medweave.training.loader import Steps
-from medweave.training.objective import Batch
 
 RANKS = Ranks(0, 1, torch.device("cpu"))
 
 
 def share_of(work, accumulate, step=0):
     own = work.loader
-    return Steps(own.corpus, own.order, own.captions, own.look, own.tokenize, RANKS, accumulate)[step]
+    return Steps(own.corpus, own.order, own.captions, own.look, own.tokenize, RANKS, accumulate, own.menu)[step]
 
 
 def towers_of(work, **changes) -> Towers:
@@ -30,10 +29,9 @@ def gradients(work, accumulate, unread=(), mode="train"):
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eval()
     share = share_of(work, accumulate)
-    numbers = torch.from_numpy(share.numbers)
-    batch = Batch(numbers, work.data.labels.of(share.numbers))
-    read = torch.tensor([place not in unread for place in range(len(numbers))])
-    losses = backward(towers, work.objectives, 0, share.micros, batch, read, RANKS)
+    batch = work.data.batch(share.numbers, work.menu)
+    read = torch.tensor([place not in unread for place in range(len(share.numbers))])
+    losses = backward(towers, work.objectives, share, batch, read, RANKS)
     return losses, {name: p.grad for name, p in towers.model.named_parameters() if p.grad is not None}
 
 
@@ -107,3 +105,13 @@ def test_label_targets_are_the_same_in_parts(work_of):
     _, whole = gradients(work, 1)
     _, parts = gradients(work, 4)
     assert difference(whole, parts) < 1e-5
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_the_menu_is_the_same_in_parts(work_of, freeze):
+    work = work_of(train={"objectives": [{"kind": "menu"}, {"kind": "contrastive"}]}, text={"freeze": freeze})
+    losses, whole = gradients(work, 1)
+    same, parts = gradients(work, 4)
+    assert abs(float(losses["menu"]) - float(same["menu"])) < 1e-5
+    assert difference(whole, parts) < 1e-5
+    assert any("text" in name for name in whole) and any("visual" in name for name in whole)

@@ -1,0 +1,134 @@
+"""Head start: the projections learn first, on stored outputs of both towers, in seconds; then everything learns.
+
+Fresh projections send noise into towers that start from good weights, and a short run spends its steps on repairing
+that. Here the towers embed each image and each caption once, as they are and unaugmented, and the projections, the
+scale and the objectives' own parameters train on these rows by the run's own objectives, batches and captions: linear
+probing before fine-tuning (Kumar et al., arXiv 2202.10054), for two towers.
+
+b samples of this process, s side of an image, w the image tower's own width, D width of the joint space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from medweave.corpus.limits import BadImage
+from medweave.corpus.store import Corpus
+from medweave.errors import RequestError, UserError
+from medweave.models.preprocess import Preprocess
+from medweave.progress import say, track
+from medweave.training import texts
+from medweave.training.embed import Towers, backward
+from medweave.training.loader import Micro, Share, set_up_worker
+from medweave.training.optim import head_optimiser, rate, set_rate, step_
+from medweave.training.work import Work
+
+CHUNK = 64  # images embedded at a time
+
+
+def head_start(work: Work) -> None:
+    """Train the projections for the recipe's steps. Raises RequestError for a tower whose projection is inseparable."""
+    recipe = work.settings.head_start
+    assert recipe is not None
+    if not work.model.separable:
+        raise RequestError(
+            "this image tower's projection is one with its pooling", where="train.head_start", todo="leave it out"
+        )
+    stored = _Stored(work, recipe.steps)
+    optimiser = head_optimiser(work.model, work.objectives, work.settings.optimiser)
+    work.model.train()
+    losses: dict[str, Tensor] = {}
+    for step in track(range(recipe.steps), f"head start on {len(stored.place)} images, by step", recipe.steps):
+        set_rate(optimiser, rate(step, recipe.steps, work.settings.optimiser.warmup))
+        batch = work.data.batch(work.data.order.numbers(step), work.menu)
+        read = work.ranks.gather(stored.read(step))
+        losses = backward(stored.towers, work.objectives, stored[step], batch, read, work.ranks)
+        step_(optimiser, work.model, work.settings.optimiser.clip)
+    if work.average is not None:
+        work.average.restart()
+    if work.ranks.first:
+        shown = ", ".join(f"{name} loss {float(loss):.3g}" for name, loss in losses.items())
+        say(f"head start: {recipe.steps} steps on stored outputs of {len(stored.place)} images; {shown}")
+
+
+class _Stored:
+    """The steps of a head start, from rows that the towers gave once. Item `step` is this process's share."""
+
+    def __init__(self, work: Work, steps: int) -> None:
+        self.loader, self.device = work.loader, work.ranks.device
+        own = [self.loader.order.numbers(step)[self.loader.part] for step in range(steps)]
+        numbers = np.unique(np.concatenate(own))
+        self.place = {number: at for at, number in enumerate(numbers.tolist())}
+        self.rows, self.known = _image_rows(work, numbers)
+        pooled = work.towers.pooled
+        if pooled is None:
+            drawn = texts.drawn(self.loader, steps, work.settings.workers, work.ranks)
+            pooled = texts.Pooled(drawn, texts.computed(work.model, drawn))
+        self.towers = _Projections(work.model, self.device, work.recipe.seed, pooled=pooled, bf16=False, compile=False)
+
+    def __getitem__(self, step: int) -> Share:
+        numbers = self.loader.order.numbers(step)[self.loader.part]
+        captions = self.loader.texts(step)[: len(numbers)]
+        micro = Micro(self.loader.part.start, self.rows[self._at(numbers)], captions, [])
+        return Share(step, numbers, [micro], [], [], self.loader.menu_of(step))
+
+    def read(self, step: int) -> Tensor:
+        """Which samples of this process's share could be read: [b] bool on the CPU."""
+        return self.known[self._at(self.loader.order.numbers(step)[self.loader.part])]
+
+    def _at(self, numbers: NDArray[np.int64]) -> Tensor:
+        return torch.tensor([self.place[number] for number in numbers.tolist()])
+
+
+class _Projections(Towers):
+    """The model on stored rows: only the projections run. `pixels` of a micro-batch are the image tower's rows."""
+
+    def image(self, pixels: Tensor) -> Tensor:
+        """[m, w] -> [m, D]."""
+        return self.model.project_image(pixels)
+
+
+@torch.no_grad()
+def _image_rows(work: Work, numbers: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """The image tower's own outputs of some samples, and which of them could be read: [n, w] float32, [n] bool."""
+    model, towers = work.model.eval(), work.towers
+    pictures = _Pictures(work.loader.corpus, model.preprocess, numbers)
+    rows, known = [], []
+    for pixels, read in track(pictures.chunks(work.settings.workers), "head start: images", -(-len(numbers) // CHUNK)):
+        with torch.autocast(towers.device.type, torch.bfloat16, enabled=towers.bf16):
+            rows.append(model.image_features(towers.normalised(pixels.to(towers.device))).float().cpu())
+        known.append(read)
+    return torch.cat(rows), torch.cat(known)
+
+
+class _Pictures(Dataset[tuple[Tensor, Tensor]]):
+    """Chunks of samples as evaluation sees them: uint8 [k, s, s, 3], and which could be read, [k] bool."""
+
+    def __init__(self, corpus: Corpus, preprocess: Preprocess, numbers: NDArray[np.int64]) -> None:
+        self.corpus, self.preprocess, self.numbers = corpus, preprocess, numbers
+
+    def chunks(self, workers: int) -> Iterable[tuple[Tensor, Tensor]]:
+        """All of them, in order."""
+        count = -(-len(self.numbers) // CHUNK)
+        return DataLoader(
+            self, batch_size=None, sampler=range(count), num_workers=workers, worker_init_fn=set_up_worker
+        )
+
+    def __getitem__(self, chunk: int) -> tuple[Tensor, Tensor]:
+        pictures = list(map(self._picture, self.numbers[chunk * CHUNK : (chunk + 1) * CHUNK].tolist()))
+        black = np.zeros((self.preprocess.size, self.preprocess.size, 3), np.uint8)
+        pixels = np.stack([black if picture is None else picture for picture in pictures])
+        return torch.from_numpy(pixels), torch.tensor([picture is not None for picture in pictures])
+
+    def _picture(self, number: int) -> NDArray[np.uint8] | None:
+        try:
+            picture: NDArray[np.uint8] = self.preprocess.array(self.corpus.read(number))
+            return picture
+        except (UserError, BadImage):
+            return None
