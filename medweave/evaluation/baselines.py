@@ -46,10 +46,15 @@ class Histogram:
         """[n, 32] float32, each row sums to 1. images: encoded files."""
         return np.stack([_shares(decode(image)) for image in images])
 
+    separable = True
+
+    def project(self, features: Rows) -> Rows:
+        """[n, 32] -> [n, 32] unit rows."""
+        return features / np.linalg.norm(features, axis=1, keepdims=True)
+
     def embed_images(self, images: Iterable[bytes], batch: int = 64) -> Rows:
         """[n, 32] float32 unit rows."""
-        rows = self.image_features(images, batch)
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return self.project(self.image_features(images, batch))
 
     def embed_texts(self, texts: Sequence[str]) -> Rows:
         """A histogram has no text side. Raises UserError."""

@@ -55,6 +55,13 @@ class EncoderLike(Protocol):
     def image_features(self, images: Iterable[bytes], batch: int = 64) -> Rows:
         """Rows of the image tower before the joint projection, [n, w]."""
 
+    @property
+    def separable(self) -> bool:
+        """Whether `project` leads from features to unit rows."""
+
+    def project(self, features: Rows) -> Rows:
+        """The unit rows [n, d] of images with these features; where `separable`."""
+
     def embed_texts(self, texts: Sequence[str]) -> Rows:
         """Unit rows [m, d]."""
 
@@ -104,7 +111,9 @@ class Embedder:
         self._drawers: dict[str, Drawer] = {}
 
     def images(self, numbers: NDArray[np.int64]) -> Rows:
-        """Unit rows of samples in the joint space: [n, d]."""
+        """Unit rows of samples in the joint space: [n, d]. An image is embedded once for these and for `features`."""
+        if self.encoder.separable and len(numbers):
+            return self.encoder.project(self.features(numbers))
         return self._of_images("images", self.encoder.embed_images, numbers)
 
     def features(self, numbers: NDArray[np.int64]) -> Rows:

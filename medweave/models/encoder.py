@@ -80,6 +80,16 @@ class Encoder:
         """The image tower's output before the joint projection, not normalised: [n, w]."""
         return self._over_images(self.model.image_features, images, batch)
 
+    @property
+    def separable(self) -> bool:
+        """Whether `project` leads from features to rows: not where a tower pools and projects at once."""
+        return bool(self.model.separable)
+
+    def project(self, features: Rows) -> Rows:
+        """What `embed_images` gives, from what `image_features` gave: [n, w] -> [n, d]; where `separable`."""
+        with _in_use(self.model):
+            return _numpy(self.model.project_image(torch.from_numpy(features).to(self._device)))
+
     def embed_texts(self, texts: str | Sequence[str], batch: int = TEXTS) -> Rows:
         """Texts -> [m, d]. Raises UserError for a model without a text tower."""
         texts = [texts] if isinstance(texts, str) else list(texts)

@@ -29,6 +29,8 @@ FILTERS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 class TransformersPair(nn.Module):
     """A CLIP or SigLIP model in transformers' own format."""
 
+    separable = True
+
     def __init__(self, source: str) -> None:
         super().__init__()
         with reaching(source, "model"):
@@ -62,6 +64,11 @@ class TransformersPair(nn.Module):
         """[b, 3, s, s] -> the vision tower's pooled output [b, w]."""
         return self.model.vision_model(pixel_values=pixels).pooler_output
 
+    def project_image(self, features: Tensor) -> Tensor:
+        """[b, w] -> unit rows [b, d]."""
+        rows = self.model.visual_projection(features) if self.family == "clip" else features
+        return functional.normalize(rows, dim=-1)
+
     @property
     def logit_scale(self) -> Tensor:
         """Logarithm of the scale."""
@@ -88,6 +95,7 @@ class TimmImages(nn.Module):
     """An image tower of timm alone: `NAME` with its public weights, or `NAME@WEIGHTS` (a file or `offline:…`)."""
 
     kind: Literal["softmax"] = "softmax"
+    separable = True
     logit_bias = None
     context = None
 
@@ -116,6 +124,10 @@ class TimmImages(nn.Module):
     def image_features(self, pixels: Tensor) -> Tensor:
         """[b, 3, s, s] -> rows [b, d]."""
         return self.trunk(pixels)
+
+    def project_image(self, features: Tensor) -> Tensor:
+        """[b, d] -> unit rows [b, d]."""
+        return functional.normalize(features, dim=-1)
 
 
 def _timm_trunk(name: str, weights: str) -> nn.Module:

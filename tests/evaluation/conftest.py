@@ -85,6 +85,7 @@ class Model:
         self.facts: dict = {}
         self.preprocess = SimpleNamespace(hash="p" * 64)
         self.head = SimpleNamespace(scale=10.0, bias=0.0, kind=kind)
+        self.separable = False
         self.seen = {"images": 0, "features": 0, "texts": 0}
 
     def _rows(self, images):
@@ -101,6 +102,9 @@ class Model:
         images = list(images)
         self.seen["features"] += len(images)
         return np.concatenate([3 + 2 * self._rows(images), np.ones((len(images), 1), np.float32)], 1)
+
+    def project(self, features):
+        return unit((features[:, :-1] - 3) / 2)
 
     def embed_texts(self, texts):
         self.seen["texts"] += len(texts)

@@ -28,6 +28,15 @@ def test_rows_come_back_in_order_and_once(filled, model):
     np.testing.assert_array_equal(embedder.texts(texts), model.embed_texts(texts))
 
 
+def test_an_image_is_embedded_once_for_rows_and_features(filled, model):
+    model.separable = True
+    embedder, numbers = Embedder(model, filled, filled.path / "cache", 8), np.array([7, 3, 30])
+    rows = embedder.images(numbers)
+    embedder.features(np.array([3, 30]))
+    assert model.seen["features"] == 3 and model.seen["images"] == 0
+    np.testing.assert_allclose(rows, model.embed_images([filled.read(n) for n in numbers]), atol=1e-6)
+
+
 def test_another_process_finds_them_and_another_model_does_not(filled, model, make_model):
     every = np.arange(len(filled))
     rows = Embedder(model, filled, filled.path / "cache", 8).features(every)

@@ -43,6 +43,7 @@ def test_image_features_are_what_the_projection_takes(recipe_of, tiny_arch, name
     features, visual = model.image_features(pixels()), model.clip.visual
     projected = features @ visual.proj if name == "open_clip" else visual.head(features)
     torch.testing.assert_close(functional.normalize(projected, dim=-1), model.encode_image(pixels()))
+    torch.testing.assert_close(model.project_image(features), model.encode_image(pixels()))
     assert features.shape[1] != model.dim
 
 

@@ -112,6 +112,7 @@ def test_transformers_models_give_their_own_logits(foreign, tiny_bert, pictures)
     np.testing.assert_allclose(encoder.logits(images, texts), theirs.logits_per_image, atol=1e-4)
     assert encoder.dim == images.shape[1] and encoder.head.kind == ("softmax" if kind == "clip" else "sigmoid")
     assert encoder.image_features(pictures).shape == (3, 16)
+    np.testing.assert_allclose(encoder.project(encoder.image_features(pictures)), images, atol=1e-5)
 
 
 def test_a_timm_tower_alone(tmp_path, pictures):
@@ -123,6 +124,7 @@ def test_a_timm_tower_alone(tmp_path, pictures):
         expected = source.forward_head(source.forward_features(pixels), pre_logits=True)
     np.testing.assert_allclose(encoder.image_features(pictures), expected, atol=1e-5)
     np.testing.assert_allclose(encoder.embed_images(pictures), functional.normalize(expected, dim=-1), atol=1e-6)
+    np.testing.assert_allclose(encoder.project(expected.numpy()), encoder.embed_images(pictures), atol=1e-5)
     with pytest.raises(UserError, match="image tower only"):
         encoder.embed_texts(["heart"])
 
