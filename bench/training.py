@@ -100,7 +100,6 @@ def loop(corpus: dict[str, Any], frozen: bool) -> dict[str, float]:
 
     micro, model, criterion = work.loader[0].micros[0], work.model, ClipLoss()
     pixels = (micro.pixels.movedim(-1, 1).float() - work.towers.mean) / work.towers.std
-    tokens = model.tokenize(micro.texts)
     kept = model.project_text(work.towers.pooled(micro.texts)).detach() if frozen else None
     parameters = list(model.clip.visual.parameters()) if frozen else list(model.parameters())
     optimiser = torch.optim.AdamW([p for p in parameters if p.requires_grad], lr=1e-6, fused=True)
@@ -108,7 +107,7 @@ def loop(corpus: dict[str, Any], frozen: bool) -> dict[str, float]:
     def plain() -> float:
         start = time.perf_counter()
         for _ in range(STEPS):
-            text = kept if frozen else model.encode_text(tokens)
+            text = kept if frozen else work.towers.text(micro, None)
             criterion(model.encode_image(pixels), text, model.logit_scale.exp().detach()).backward()
             optimiser.step()
             optimiser.zero_grad()

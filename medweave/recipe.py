@@ -31,12 +31,12 @@ S = TypeVar("S", bound=Section)
 SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has its C part
 
 
-def load_recipe(path: Path, kind: type[S], overrides: Sequence[str] = ()) -> S:
+def load_recipe(path: Path | str, kind: type[S], overrides: Sequence[str] = ()) -> S:
     """Read a YAML recipe, apply its `extends` and the overrides, and check it as a `kind`.
 
     Raises RequestError with one line for each mistake: dotted path, what is wrong, nearest valid names.
     """
-    return check(merged(path, overrides), kind, where=path)
+    return check(merged(Path(path), overrides), kind, where=path)
 
 
 def merged(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

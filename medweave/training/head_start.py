@@ -30,6 +30,7 @@ from medweave.training.optim import head_optimiser, rate, set_rate, step_
 from medweave.training.work import Work
 
 CHUNK = 64  # images embedded at a time
+WARMUP = 0.1  # share of the steps
 
 
 def head_start(work: Work) -> None:
@@ -41,11 +42,12 @@ def head_start(work: Work) -> None:
             "this image tower's projection is one with its pooling", where="train.head_start", todo="leave it out"
         )
     stored = _Stored(work, recipe.steps)
-    optimiser = head_optimiser(work.model, work.objectives, work.settings.optimiser)
+    own = work.settings.optimiser.model_copy(update={"lr": recipe.lr})
+    optimiser = head_optimiser(work.model, work.objectives, own)
     work.model.train()
     losses: dict[str, Tensor] = {}
     for step in track(range(recipe.steps), f"head start on {len(stored.place)} images, by step", recipe.steps):
-        set_rate(optimiser, rate(step, recipe.steps, work.settings.optimiser.warmup))
+        set_rate(optimiser, rate(step, recipe.steps, WARMUP))
         batch = work.data.batch(work.data.order.numbers(step), work.menu)
         read = work.ranks.gather(stored.read(step))
         losses = backward(stored.towers, work.objectives, stored[step], batch, read, work.ranks)

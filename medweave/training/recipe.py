@@ -86,6 +86,7 @@ class HeadStartRecipe(Section):
     """Projections first: they learn on stored outputs of both towers before anything else does."""
 
     steps: int = Field(1000, ge=1, description="steps of train.batch samples, each image embedded once for all of them")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate of a tenth of warm-up and a cosine to 0")
 
 
 class TrainRecipe(Section):
@@ -159,7 +160,7 @@ class Recipe(Section):
     evaluate: EvaluateRecipe | None = Field(None, description="how it is tested")
 
 
-def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def read(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of a YAML file. Raises RequestError listing every mistake."""
     return load_recipe(path, Recipe, overrides)
 

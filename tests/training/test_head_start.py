@@ -14,7 +14,7 @@ from medweave.training.run import Run
 from medweave.training.work import data_of, prepare
 
 OBJECTIVES = [{"kind": "menu"}, {"kind": "contrastive", "targets": "label"}]
-SETTINGS = {"head_start": {"steps": 30}, "objectives": OBJECTIVES, "optimiser": {"lr": 1e-2}}
+SETTINGS = {"head_start": {"steps": 30, "lr": 1e-2}, "objectives": OBJECTIVES}
 
 
 def state(work):
@@ -35,7 +35,7 @@ def test_only_what_follows_the_towers_moves(work_of):
 @pytest.mark.parametrize("freeze", [False, True])
 def test_it_lowers_the_loss_of_its_own_objectives(work_of, freeze):
     work = work_of(
-        train={**SETTINGS, "head_start": {"steps": 400}, "optimiser": {"lr": 3e-2, "clip": None}},
+        train={**SETTINGS, "head_start": {"steps": 400, "lr": 3e-2}, "optimiser": {"clip": None}},
         text={"freeze": freeze},
     )
 
