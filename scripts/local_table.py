@@ -1,9 +1,10 @@
 """The table of real data: every arm on every fold, one after the other, then what it all says.
 
-    python scripts/local_table.py FOLDER [--out runs/table] [--folds 5] [--only NAME] [--images N]
+    python scripts/local_table.py FOLDER [--out runs/table] [--folds 5] [--only NAME] [--images N] [--jobs 2]
 
 FOLDER holds manifest_images.csv and manifest_text.csv, as recipes/local-corpus.yaml says. The arms are data:
-local_table.yaml beside this file. Each (arm, fold) runs in a fresh process with a log of its own and is done once; the
+local_table.yaml beside this file. Each (arm, fold) runs in a fresh process with a log of its own and is done once, two
+at a time where asked (each then has its share of the cores, which wastes less than one that has them all); the
 same command after a stop goes on where it stopped. Arms of `evaluate: validation` never open a test part.
 
 OUT/corpus  OUT/runs/ARM/FOLD  OUT/logs/ARM-FOLD.log  OUT/pooled/ARM  ->  OUT/table.md  table.json  charts/*.svg  *.html
@@ -17,7 +18,9 @@ import os
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -126,6 +129,7 @@ def main(
     images: Annotated[
         int | None, typer.Option(help="images seen in training instead of the recipes' (a trial)")
     ] = None,
+    at_once: Annotated[int, typer.Option("--jobs", min=1, help="runs at a time, each on its share of the cores")] = 1,
 ) -> None:
     """Run what is not done yet, then write the table of all that is."""
     table = load_recipe(HERE / "local_table.yaml", Table)
@@ -136,7 +140,7 @@ def main(
     common = _common(folder, out, images)
     jobs = [Job(arm, fold, out, common) for arm in table.arms for fold in _folds(arm, folds)]
     corpus = build(jobs[0].recipe.corpus)
-    failed = run_all([job for job in jobs if job.arm.name in (only or names)], corpus)
+    failed = run_all([job for job in jobs if job.arm.name in (only or names)], corpus, at_once)
     lacking = {job.arm.name for job in jobs if not job.done(corpus)}
     whole = [job for job in jobs if job.arm.name not in lacking]
     print(write_page(table, whole, [name for name in names if name in lacking], corpus, pooled(whole), out))
@@ -144,23 +148,27 @@ def main(
         raise typer.Exit(1)
 
 
-def run_all(jobs: list[Job], corpus: Corpus) -> list[Job]:
+def run_all(jobs: list[Job], corpus: Corpus, at_once: int = 1) -> list[Job]:
     """Run the jobs that are not done, each in a fresh process. Returns those that failed; the others go on."""
     todo = [job for job in jobs if not job.done(corpus)]
     say(f"{len(jobs)} runs, {len(jobs) - len(todo)} done already")
-    began, failed = time.monotonic(), []
-    for number, job in enumerate(todo, 1):
-        log = job.out / "logs" / f"{job.name}.log"
-        say(f"[{number}/{len(todo)}] {job.name}: {log}")
-        started = time.monotonic()
-        if not in_fresh_process(job, log):
-            failed.append(job)
-            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            say(f"  failed: {lines[-1] if lines else 'killed'}")
-        now = time.monotonic()
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // at_once))  # for the children's torch
+    began, ended = time.monotonic(), count(1)
+
+    def run(job: Job) -> bool:
+        log, started = job.out / "logs" / f"{job.name}.log", time.monotonic()
+        good = in_fresh_process(job, log)
+        now, number = time.monotonic(), next(ended)
         left = (now - began) / number * (len(todo) - number)
-        say(f"  {(now - started) / 60:.1f} min; about {left / 60:.0f} min left for {len(todo) - number} runs")
-    return failed
+        lines = [] if good else log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        end = "" if good else f" failed: {lines[-1] if lines else 'killed'}"
+        say(
+            f"[{number}/{len(todo)}] {job.name}: {(now - started) / 60:.1f} min, about {left / 60:.0f} left;{end} {log}"
+        )
+        return good
+
+    with ThreadPoolExecutor(at_once) as pool:
+        return [job for job, good in zip(todo, pool.map(run, todo), strict=True) if not good]
 
 
 def in_fresh_process(job: Job, log: Path) -> bool:

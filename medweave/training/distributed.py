@@ -88,11 +88,11 @@ def stop(ranks: Ranks) -> None:
         dist.destroy_process_group()
 
 
-def check_batch(batch: int, accumulate: int, ranks: Ranks) -> None:
+def check_batch(batch: int, accumulate: int, ranks: Ranks, where: str = "train.batch") -> None:
     """Raises RequestError when a global batch cannot be dealt evenly."""
     if batch % (ranks.world * accumulate):
         raise RequestError(
             f"a batch of {batch} cannot be dealt to {ranks.world} processes in {accumulate} micro-batches each",
-            where="train.batch",
+            where=where,
             todo=f"take a multiple of {ranks.world * accumulate}",
         )

@@ -131,7 +131,8 @@ def _losses(
         batch = batch.of(kept)
     bias = model.logit_bias if model.logit_bias is not None else torch.zeros_like(model.logit_scale)
     if menu is not None and batch.truth is not None:
-        menu = menu[: batch.truth.shape[1]]
+        findings, each = batch.truth.shape[1], objectives.menu_captions
+        menu = menu[: findings * each].view(findings, each, -1)
     student = Embeddings(image, text, model.logit_scale.exp(), bias, menu)
     losses: Losses = objectives(student, batch)
     return losses

@@ -11,6 +11,7 @@ b samples of this process, s side of an image, w the image tower's own width, D 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 import numpy as np
 import torch
@@ -24,9 +25,11 @@ from medweave.errors import RequestError, UserError
 from medweave.models.preprocess import Preprocess
 from medweave.progress import say, track
 from medweave.training import texts
+from medweave.training.distributed import check_batch
 from medweave.training.embed import Towers, backward
-from medweave.training.loader import Micro, Share, set_up_worker
+from medweave.training.loader import Micro, Share, Steps, set_up_worker
 from medweave.training.optim import head_optimiser, rate, set_rate, step_
+from medweave.training.recipe import HeadStartRecipe
 from medweave.training.work import Work
 
 CHUNK = 64  # images embedded at a time
@@ -41,14 +44,14 @@ def head_start(work: Work) -> None:
         raise RequestError(
             "this image tower's projection is one with its pooling", where="train.head_start", todo="leave it out"
         )
-    stored = _Stored(work, recipe.steps)
+    stored = _Stored(work, recipe)
     own = work.settings.optimiser.model_copy(update={"lr": recipe.lr})
     optimiser = head_optimiser(work.model, work.objectives, own)
     work.model.train()
     losses: dict[str, Tensor] = {}
     for step in track(range(recipe.steps), f"head start on {len(stored.place)} images, by step", recipe.steps):
         set_rate(optimiser, rate(step, recipe.steps, WARMUP))
-        batch = work.data.batch(work.data.order.numbers(step), work.menu)
+        batch = work.data.batch(stored.loader.order.numbers(step), work.menu)
         read = work.ranks.gather(stored.read(step))
         losses = backward(stored.towers, work.objectives, stored[step], batch, read, work.ranks)
         step_(optimiser, work.model, work.settings.optimiser.clip)
@@ -62,21 +65,26 @@ def head_start(work: Work) -> None:
 class _Stored:
     """The steps of a head start, from rows that the towers gave once. Item `step` is this process's share."""
 
-    def __init__(self, work: Work, steps: int) -> None:
-        self.loader, self.device = work.loader, work.ranks.device
-        own = [self.loader.order.numbers(step)[self.loader.part] for step in range(steps)]
+    def __init__(self, work: Work, recipe: HeadStartRecipe) -> None:
+        check_batch(recipe.batch, 1, work.ranks, where="train.head_start.batch")
+        run, order = work.loader, work.data.mix.order(recipe.batch, work.recipe.seed)
+        self.loader = Steps(run.corpus, order, run.captions, run.look, run.tokenize, work.ranks, 1, run.menu)
+        own = [order.numbers(step)[self.loader.part] for step in range(recipe.steps)]
         numbers = np.unique(np.concatenate(own))
         self.place = {number: at for at, number in enumerate(numbers.tolist())}
         self.rows, self.known = _image_rows(work, numbers)
-        pooled = work.towers.pooled
-        if pooled is None:
-            drawn = texts.drawn(self.loader, steps, work.settings.workers, work.ranks)
-            pooled = texts.Pooled(drawn, texts.computed(work.model, drawn))
-        self.towers = _Projections(work.model, self.device, work.recipe.seed, pooled=pooled, bf16=False, compile=False)
+        self.texts = [
+            self.loader.texts(step)
+            for step in track(range(recipe.steps), "head start: captions, by step", recipe.steps)
+        ]
+        drawn = sorted(set(chain.from_iterable(self.texts)))
+        pooled = texts.Pooled(drawn, texts.computed(work.model, drawn))
+        seed, device = work.recipe.seed, work.ranks.device
+        self.towers = _Projections(work.model, device, seed, pooled=pooled, bf16=False, compile=False)
 
     def __getitem__(self, step: int) -> Share:
         numbers = self.loader.order.numbers(step)[self.loader.part]
-        captions = self.loader.texts(step)[: len(numbers)]
+        captions = self.texts[step][: len(numbers)]
         micro = Micro(self.loader.part.start, self.rows[self._at(numbers)], captions, [])
         return Share(step, numbers, [micro], [], [], self.loader.menu_of(step))
 

@@ -144,7 +144,8 @@ class Steps(Dataset[Share]):
         """This process's part of the menu, equally long on all: the first captions come twice where it must be."""
         if self.menu is None:
             return None
-        texts, size = self.menu.texts(step), -(-len(self.menu) // self.ranks.world)
+        texts = self.menu.texts(step)
+        size = -(-len(texts) // self.ranks.world)
         mine = [texts[(self.ranks.rank * size + at) % len(texts)] for at in range(size)]
         return Micro(self.order.batch + self.ranks.rank * size, torch.empty(0), mine, self._buckets(mine))
 

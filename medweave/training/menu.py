@@ -1,9 +1,9 @@
-"""The menu: all findings that training images may show, with one caption of each, drawn anew at every step.
+"""The menu: all findings that training images may show, with captions of each, drawn anew at every step.
 
 In a batch over many sources an image meets few texts of its own source, so that telling sources apart is most of what
 contrast inside the batch asks. The menu puts every finding of every place beside each image: what is hard is then what
 a reader finds hard. With a frozen text tower it costs next to nothing, for its captions were embedded before.
-B samples of a batch, K findings of the menu.
+B samples of a batch, K findings of the menu, c captions of each.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ PRESENT, ABSENT, UNKNOWN = 1, 0, -1
 
 
 class Menu:
-    """triplets: [K] (modality, anatomy, finding), in sorted order."""
+    """triplets: [K] (modality, anatomy, finding), in sorted order. each: c."""
 
-    def __init__(self, sets: Sequence[LabelSet], bank: Bank, seed: int) -> None:
+    def __init__(self, sets: Sequence[LabelSet], bank: Bank, seed: int, each: int = 1) -> None:
         found = {(*labels.key, finding) for labels in sets for finding in labels.present}
         self.triplets: list[Triplet] = sorted(found, key=lambda t: (t[0], t[1] or "", t[2]))
-        self.bank, self.seed = bank, seed
+        self.bank, self.seed, self.each = bank, seed, each
         self._known: dict[LabelSet, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.triplets)
 
     def texts(self, step: int) -> list[str]:
-        """A caption of each finding, [K]; the same for the same seed and step."""
+        """Captions of each finding, [K c], those of one beside each other; the same for the same seed and step."""
         draw = generator(self.seed, "menu", step)
         captions = [self.bank.captions(*triplet) for triplet in self.triplets]
-        return [of_one[int(draw.integers(len(of_one)))] for of_one in captions]
+        return [of_one[at] for of_one in captions for at in draw.integers(len(of_one), size=self.each).tolist()]
 
     def truth(self, labels: Sequence[LabelSet | None]) -> Tensor:
         """[B, K] int8: PRESENT, ABSENT (what is of another place is), UNKNOWN; all UNKNOWN where nothing is present."""

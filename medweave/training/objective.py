@@ -22,7 +22,7 @@ Losses = dict[str, Tensor]
 class Embeddings:
     """The student's view of a batch: image, text [B, D] float32 unit rows; scale and bias, scalars of its head.
 
-    menu: [K, D] unit rows, one caption of each finding; None when no objective needs them.
+    menu: [K, c, D] unit rows, c captions of each finding; None when no objective needs them.
     """
 
     image: Tensor
@@ -52,7 +52,7 @@ class Batch:
 class Objective(nn.Module):
     """One loss. Its own parameters, if it has any, are trained with the model."""
 
-    needs_menu = False
+    menu_captions = 0  # how many captions of every finding it wants at each step
 
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
         """Named scalars, already weighted; their sum is trained."""
@@ -67,9 +67,9 @@ class Objectives(nn.Module):
         self.parts = nn.ModuleList(build(recipe) for recipe in recipes)
 
     @property
-    def needs_menu(self) -> bool:
-        """Whether a loss wants a caption of every finding at each step."""
-        return any(part.needs_menu for part in self.parts)
+    def menu_captions(self) -> int:
+        """How many captions of every finding are wanted at each step; 0: none."""
+        return max(int(getattr(part, "menu_captions", 0)) for part in self.parts)
 
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
         """The losses of all objectives by name."""

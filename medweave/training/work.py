@@ -55,10 +55,12 @@ class Data:
         labels = self.labels.of(numbers)
         return Batch(torch.from_numpy(numbers), labels, menu.truth(labels) if menu is not None else None)
 
-    def menu(self, seed: int) -> Menu:
-        """The findings that training images show, with their captions."""
+    def menu(self, seed: int, each: int) -> Menu:
+        """The findings that training images show, with so many captions of each."""
         codes = np.unique(np.concatenate([np.unique(self.labels.codes[r.numbers()]) for r in self.mix.ranges]))
-        return Menu([self.labels.sets[code] for code in codes.tolist() if code != NOTHING], self.captions.bank, seed)
+        return Menu(
+            [self.labels.sets[code] for code in codes.tolist() if code != NOTHING], self.captions.bank, seed, each
+        )
 
 
 @dataclass
@@ -115,15 +117,14 @@ def prepare(recipe: Recipe, run: Run, data: Data, ranks: Ranks) -> Work:
     settings: TrainRecipe = section(recipe, "train")
     model = dual.build(section(recipe, "model"), recipe.seed).to(ranks.device)
     objectives = Objectives(settings.objectives).to(ranks.device)
-    menu = data.menu(recipe.seed) if objectives.needs_menu else None
+    menu = data.menu(recipe.seed, objectives.menu_captions) if objectives.menu_captions else None
     ranks.same_start([*model.state_dict().values(), *objectives.state_dict().values()])
     look = Look(model.preprocess.size, model.preprocess.policy, settings.augment)
     tokenize = None if model.frozen_text else model.tokenize
     loader = Steps(data.corpus, data.order, data.captions, look, tokenize, ranks, settings.accumulate, menu)
     pooled = None
     if model.frozen_text:
-        first = settings.head_start.steps if settings.head_start else 0
-        drawn = texts.drawn(loader, max(first, settings.total_steps), settings.workers, ranks)
+        drawn = texts.drawn(loader, settings.total_steps, settings.workers, ranks)
         pooled = texts.kept(model, drawn, run.path / "texts.safetensors", ranks)
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and ranks.device.type == "cuda")
     work = Work(

@@ -60,11 +60,11 @@ def close(one, other) -> bool:
 SETTINGS = {
     "steps": 20,
     "norm": "frozen",
-    "head_start": {"steps": 10},
+    "head_start": {"steps": 10, "batch": 24},
     "keep": "last",
     "validation": {"every": 20},
     "optimiser": {"lr": 3e-4},
-    "objectives": [{"kind": "contrastive", "targets": "label"}, {"kind": "menu"}],
+    "objectives": [{"kind": "contrastive", "targets": "label"}, {"kind": "menu", "captions": 3}],
 }
 
 

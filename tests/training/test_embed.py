@@ -109,7 +109,9 @@ def test_label_targets_are_the_same_in_parts(work_of):
 
 @pytest.mark.parametrize("freeze", [False, True])
 def test_the_menu_is_the_same_in_parts(work_of, freeze):
-    work = work_of(train={"objectives": [{"kind": "menu"}, {"kind": "contrastive"}]}, text={"freeze": freeze})
+    work = work_of(
+        train={"objectives": [{"kind": "menu", "captions": 2}, {"kind": "contrastive"}]}, text={"freeze": freeze}
+    )
     losses, whole = gradients(work, 1)
     same, parts = gradients(work, 4)
     assert abs(float(losses["menu"]) - float(same["menu"])) < 1e-5

@@ -14,7 +14,7 @@ from medweave.training.run import Run
 from medweave.training.work import data_of, prepare
 
 OBJECTIVES = [{"kind": "menu"}, {"kind": "contrastive", "targets": "label"}]
-SETTINGS = {"head_start": {"steps": 30, "lr": 1e-2}, "objectives": OBJECTIVES}
+SETTINGS = {"head_start": {"steps": 30, "batch": 16, "lr": 1e-2}, "objectives": OBJECTIVES}
 
 
 def state(work):
@@ -35,12 +35,12 @@ def test_only_what_follows_the_towers_moves(work_of):
 @pytest.mark.parametrize("freeze", [False, True])
 def test_it_lowers_the_loss_of_its_own_objectives(work_of, freeze):
     work = work_of(
-        train={**SETTINGS, "head_start": {"steps": 400, "lr": 3e-2}, "optimiser": {"clip": None}},
+        train={**SETTINGS, "head_start": {"steps": 400, "batch": 16, "lr": 3e-2}, "optimiser": {"clip": None}},
         text={"freeze": freeze},
     )
 
     def loss():
-        stored = head_start_._Stored(work, 4)
+        stored = head_start_._Stored(work, work.settings.head_start)
         rows = stored.towers(0, stored[0].micros[0])
         menu = stored.towers.menu(0, stored[0].menu)
         truth = work.menu.truth(work.data.labels.of(stored[0].numbers))
@@ -55,7 +55,7 @@ def test_it_lowers_the_loss_of_its_own_objectives(work_of, freeze):
 
 def test_stored_rows_are_what_the_tower_gives_unaugmented_images(work_of):
     work = work_of(train=SETTINGS)
-    stored = head_start_._Stored(work, 3)
+    stored = head_start_._Stored(work, work.settings.head_start)
     share = stored[2]
     pictures = np.stack([work.model.preprocess.array(work.data.corpus.read(n)) for n in share.numbers.tolist()])
     with torch.no_grad():

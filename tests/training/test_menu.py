@@ -61,3 +61,13 @@ def test_captions_are_the_banks_and_a_pure_function_of_the_step():
         seen = {texts[place] for texts in drawn}
         assert seen <= set(bank.captions(*triplet)) and len(seen) > 5
     assert Menu(sets, bank, 4).texts(0) != drawn[0]
+
+
+def test_several_captions_of_a_finding_stand_beside_each_other():
+    bank = Bank.load()
+    sets = [LabelSet((m, a), frozenset({f}), frozenset()) for m, a, f in list(bank.entries)[:5]]
+    menu = Menu(sets, bank, 0, each=3)
+    texts = menu.texts(7)
+    assert len(texts) == 15 and len(set(texts)) > 5
+    for place, triplet in enumerate(menu.triplets):
+        assert set(texts[3 * place : 3 * place + 3]) <= set(bank.captions(*triplet))

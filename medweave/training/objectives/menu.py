@@ -1,10 +1,11 @@
 """Menu: each image picks its own findings out of captions of all findings that there are.
 
-A softmax over the menu (medweave/training/menu.py), as in prompted classification: what is right for an image are the
-findings present in it, in equal shares; findings of which nothing is known take no part. Images without a finding take
-none either: beside them stands the contrastive objective. Label-supervised contrast after UniCL, arXiv 2204.03610, with
-the whole vocabulary for its columns instead of what the batch happens to hold. Lower is better.
-B samples of the global batch, K findings of the menu, D width.
+A softmax over the menu (medweave/training/menu.py), as in prompted classification: a finding is the mean of its
+captions' unit rows, made a unit row again; what is right for an image are the findings present in it, in equal shares;
+findings of which nothing is known take no part. Images without a finding take none either: beside them stands the
+contrastive objective. Label-supervised contrast after UniCL, arXiv 2204.03610, with the whole vocabulary for its
+columns instead of what the batch happens to hold. Lower is better.
+B samples of the global batch, K findings of the menu, c captions of each, D width.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from pydantic import Field
 from torch import Tensor
+from torch.nn import functional
 
 from medweave.training.menu import PRESENT, UNKNOWN
 from medweave.training.objective import Batch, Embeddings, Objective, ObjectiveRecipe
@@ -22,21 +25,24 @@ class MenuRecipe(ObjectiveRecipe):
     """Settings of the menu objective."""
 
     kind: Literal["menu"] = "menu"
+    captions: int = Field(
+        1, ge=1, description="captions drawn of each finding; free with a frozen text tower, else each one is embedded"
+    )
 
 
 class Menu(Objective):
     """Cross-entropy between an image's findings and its softmax over the menu."""
 
-    needs_menu = True
-
     def __init__(self, recipe: MenuRecipe) -> None:
         super().__init__()
         self.recipe = recipe
+        self.menu_captions = recipe.captions
 
     def forward(self, student: Embeddings, batch: Batch) -> dict[str, Tensor]:
-        """{"menu": scalar}. student.image: [B, D], student.menu: [K, D] unit rows. batch.truth: [B, K]."""
+        """{"menu": scalar}. student.image: [B, D], student.menu: [K, c, D] unit rows. batch.truth: [B, K]."""
         assert student.menu is not None and batch.truth is not None
-        loss = menu_loss(student.image, student.menu, student.scale, batch.truth.to(student.image.device))
+        menu = functional.normalize(student.menu.mean(1), dim=-1)
+        loss = menu_loss(student.image, menu, student.scale, batch.truth.to(student.image.device))
         return {"menu": self.recipe.weight * loss}
 
 

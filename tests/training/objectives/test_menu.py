@@ -73,9 +73,10 @@ def test_it_is_zero_when_every_image_is_sure_and_right_and_large_when_wrong():
     assert menu_loss(menu.roll(1, 0), menu, torch.tensor(100.0), truth) > 50
 
 
-def test_the_objective_weighs_it():
-    image, menu = rows(4, 0), rows(3, 1)
+def test_a_finding_is_the_mean_of_its_captions_and_the_loss_is_weighed():
+    image, captions, scale = rows(4, 0), rows(6, 1).view(3, 2, 6), torch.tensor(math.e)
     truth = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 1, -1], [0, 0, 1]], dtype=torch.int8)
-    student = Embeddings(image, image, torch.tensor(math.e), torch.tensor(0.0), menu)
-    losses = Menu(MenuRecipe(weight=0.5))(student, Batch(torch.arange(4), [None] * 4, truth))
-    assert losses["menu"] == pytest.approx(0.5 * float(menu_loss(image, menu, torch.tensor(math.e), truth)))
+    student = Embeddings(image, image, scale, torch.tensor(0.0), captions)
+    losses = Menu(MenuRecipe(weight=0.5, captions=2))(student, Batch(torch.arange(4), [None] * 4, truth))
+    means = torch.stack([functional.normalize(two.mean(0), dim=0) for two in captions])
+    assert losses["menu"] == pytest.approx(0.5 * float(menu_loss(image, means, scale, truth)))
