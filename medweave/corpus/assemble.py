@@ -169,7 +169,9 @@ def _facts(
         ],
         "skipped": dict(sorted(skipped.items())),
         "refused": [refused._asdict() | {"samples": count} for refused, count in plan.refused.items()],
-        "unmapped": [label._asdict() | {"samples": count} for label, (count, _) in plan.unmapped.items()],
+        "unmapped": [
+            label._asdict() | {"samples": count, "nearest": near} for label, (count, near) in plan.unmapped.items()
+        ],
         "thin": [thin._asdict() for thin in plan.thin],
         "recipe": content_of(plan.recipe),
         "captions": _caption_shares(plan),

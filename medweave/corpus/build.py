@@ -7,6 +7,7 @@ corpus that is there already, new images get new shards; what is there never cha
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +17,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medweave.corpus import assemble, records
+from medweave.corpus import assemble, columns, records
 from medweave.corpus.captions.bank import shipped
 from medweave.corpus.engines import run
-from medweave.corpus.listing import SCHEMA, list_samples, open_source
-from medweave.corpus.make_shard import Task, make_shard
-from medweave.corpus.plan import Plan, dry_run_text, make_plan
+from medweave.corpus.listing import SCHEMA, open_source
+from medweave.corpus.make_shard import Cost, Task, cost_of, make_shard
+from medweave.corpus.plan import Plan, dry_run_text, listed, make_plan, warnings_of
 from medweave.corpus.recipe import SIDES, CorpusRecipe
 from medweave.corpus.sample import MODALITIES
+from medweave.corpus.shards import stem_of
 from medweave.corpus.store import Corpus, open_corpus
 from medweave.corpus.vocabulary import load
 from medweave.errors import RequestError, UserError
@@ -31,7 +33,9 @@ from medweave.files import only_writer, write_bytes
 from medweave.progress import say, track
 from medweave.seeds import generator
 
-OURS = ("corpus.json", records.FOLDER, "fingerprints")
+OURS = {"corpus.json", records.FOLDER}  # one of these is in every folder that a build has begun
+BEFORE = {".lock", "fingerprints"}  # what a dry run, or a build that was stopped at once, leaves
+SAMPLED = 16  # images of a source that a dry run prepares
 GROWS = ("sources", "accept", "folds")  # parts of a recipe that may gain entries when a corpus is added to
 
 Engine = Literal["local", "ray"]
@@ -50,6 +54,8 @@ def build(recipe: CorpusRecipe, engine: Engine | None = None) -> Corpus:
         if corpus:
             _restore(corpus, recipe, engine)
         made = plan_of(recipe, corpus)
+        for line in warnings_of(made):
+            say(line)
         _copy_banks(recipe.path, made.table)
         tasks = cut(made.table, recipe, [shard["name"] for shard in corpus.shards] if corpus else [])
         records.forget_others(recipe.path, {task.name for task in tasks}, corpus)
@@ -59,8 +65,13 @@ def build(recipe: CorpusRecipe, engine: Engine | None = None) -> Corpus:
 
 
 def dry_run(recipe: CorpusRecipe) -> str:
-    """What `build` would do, as a page of text. Nothing is written but the fingerprints that it goes by."""
-    return dry_run_text(plan_of(recipe, _existing(recipe)))
+    """What `build` would do, as a page of text. Nothing is written but the fingerprints that it goes by.
+
+    Raises RequestError where `build` would: for a folder of other files, or a recipe that would change a corpus.
+    """
+    _check_folder(recipe.path)
+    made = plan_of(recipe, _existing(recipe))
+    return dry_run_text(made, _cost(made))
 
 
 def plan_of(recipe: CorpusRecipe, corpus: Corpus | None) -> Plan:
@@ -75,7 +86,7 @@ def plan_of(recipe: CorpusRecipe, corpus: Corpus | None) -> Plan:
 def cut(table: pa.Table, recipe: CorpusRecipe, taken: Sequence[str] = ()) -> list[Task]:
     """The plan's rows as shards: one source and split each, modality after modality, shuffled by seed within these.
 
-    taken: names of shards that are there already; numbers go on after them.
+    taken: names of shards that are there already; numbers go on after them, and where two sources share a stem.
     """
     table = table.combine_chunks()
     codes = [_codes(table["source"]), _codes(table["split"], SIDES), _codes(table["modality"], MODALITIES)]
@@ -85,12 +96,29 @@ def cut(table: pa.Table, recipe: CorpusRecipe, taken: Sequence[str] = ()) -> lis
     for value in np.unique(together):
         rows = np.flatnonzero(together == value)
         source, split = (table[name][int(rows[0])].as_py() for name in ("source", "split"))
-        stem = f"{source}-{split}"
+        stem = stem_of(source, split)
         rows = rows[generator(recipe.seed, "shards", stem, used[stem]).permutation(len(rows))]
         rows = rows[np.argsort(codes[2][rows], kind="stable")]
-        for number, start in enumerate(range(0, len(rows), recipe.shard), used[stem]):
-            tasks.append(Task(f"{stem}-{number:05d}.tar", recipe, table, rows[start : start + recipe.shard]))
+        for start in range(0, len(rows), recipe.shard):
+            name = f"{stem}-{used[stem]:05d}.tar"
+            tasks.append(Task(name, recipe, table, rows[start : start + recipe.shard]))
+            used[stem] += 1
     return tasks
+
+
+def _cost(plan: Plan) -> Cost:
+    """About what a build takes on disk, and how long: a few images of each source are made, and all taken as alike."""
+    recipe = plan.recipe
+    source, names = columns.numbers(plan.table["source"])
+    size = seconds = 0.0
+    for code, name in enumerate(track(names, "a few images of each source", len(names))):
+        rows = np.flatnonzero(source == code)
+        some = generator(recipe.seed, "cost", name).choice(rows, min(SAMPLED, len(rows)), replace=False)
+        cost = cost_of(Task("", recipe, plan.table, some))
+        size += cost.bytes * len(rows) / len(some)
+        seconds += cost.seconds * len(rows) / len(some)
+    workers = recipe.workers or len(os.sched_getaffinity(0))
+    return Cost(size, seconds / max(1, min(workers, len(cut(plan.table, recipe)))))
 
 
 def _make(tasks: Sequence[Task], recipe: CorpusRecipe, engine: Engine | None) -> None:
@@ -123,12 +151,12 @@ def _restore(corpus: Corpus, recipe: CorpusRecipe, engine: Engine | None) -> Non
     say(f"{len(lost)} damaged shards are written anew")
     index = corpus.index()
     index = index.filter(pc.is_in(index["shard"], value_set=pa.array(lost, pa.int32())))
-    listed = list_samples(recipe, [open_source(source) for source in recipe.sources], load()).table
-    at = pc.index_in(index["id"], value_set=listed["id"].combine_chunks())
+    offered = listed(recipe, [open_source(source) for source in recipe.sources], load()).table
+    at = pc.index_in(index["id"], value_set=offered["id"].combine_chunks())
     if at.null_count:
         gone = index["id"].filter(pc.is_null(at))[0]
         raise UserError(f"{gone} is in a damaged shard, and no longer in its source", where=recipe.path)
-    origin = listed.select(["recipe", "place"]).take(at)
+    origin = offered.select(["recipe", "place"]).take(at)
     table = pa.table([*index.select(SCHEMA.names[:-2]).columns, *origin.columns], schema=SCHEMA)
     rows = {n: np.flatnonzero(index["shard"].to_numpy() == n) for n in lost}
     shards = {n: corpus.shards[n] for n in lost}
@@ -153,5 +181,5 @@ def _copy_banks(folder: Path, table: pa.Table) -> None:
 def _check_folder(folder: Path) -> None:
     """Never mix a corpus into a folder that holds something else."""
     held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if held - {".lock"} and not held & set(OURS):
+    if held - BEFORE and not held & OURS:
         raise RequestError("the folder holds other files", where=folder, todo="choose a new or an empty folder")

@@ -91,7 +91,10 @@ def items(table: pa.Table, sources: Sequence[Any], recipe: CorpusRecipe) -> list
 
 
 def fingerprints(folder: Path, wanted: Sequence[Item], old: Sequence[str], recipe: CorpusRecipe) -> Prints:
-    """The prints of `wanted`, made where the folder has none yet, then those of the ids `old`, where it has them."""
+    """The prints of `wanted`, made where the folder has none yet, then those of the ids `old`, where it has them.
+
+    Raises UserError for a full disk, and for a second pass into the same folder.
+    """
     with files.only_writer(folder):
         table = _load(folder)
         known = set(table["key"].to_pylist())
@@ -195,14 +198,10 @@ def _load(folder: Path) -> pa.Table:
 
 
 def _append(folder: Path, table: pa.Table, batch: list[tuple[Item, Print]]) -> pa.Table:
-    """The table with the batch below it, saved: first the thumbnails, then the table that counts them."""
-    path = folder / "thumbs.u8"
-    with path.open("r+b" if path.exists() else "wb") as file:
-        file.seek(len(table) * PICTURE)
-        file.truncate()
-        file.writelines(result.thumb.tobytes() for _, result in batch)
-        file.flush()
-        os.fsync(file.fileno())
+    """The table with the batch below it, saved: first the thumbnails, then the table that counts them.
+
+    Raises UserError when the disk is full.
+    """
     eight = hashes(np.stack([_half(result.thumb) for _, result in batch]))
     rows = [
         {
@@ -216,10 +215,21 @@ def _append(folder: Path, table: pa.Table, batch: list[tuple[Item, Print]]) -> p
         }
         for number, (item, result) in enumerate(batch)
     ]
-    table = pa.concat_tables([table, pa.Table.from_pylist(rows, SCHEMA)])
+    longer = pa.concat_tables([table, pa.Table.from_pylist(rows, SCHEMA)])
     with files.whole_file(folder / "prints.parquet") as draft:
-        pq.write_table(table, draft)
-    return table
+        _write_thumbs(folder / "thumbs.u8", len(table), [result.thumb for _, result in batch])
+        pq.write_table(longer, draft)
+    return longer
+
+
+def _write_thumbs(path: Path, first: int, thumbs: Sequence[np.ndarray]) -> None:
+    """Put thumbnails behind the `first` that count, over what a stopped pass may have left."""
+    with path.open("r+b" if path.exists() else "wb") as file:
+        file.seek(first * PICTURE)
+        file.truncate()
+        file.writelines(thumb.tobytes() for thumb in thumbs)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _half(thumb: np.ndarray) -> np.ndarray:

@@ -99,8 +99,13 @@ def _thin(thin: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _unmapped(unmapped: Sequence[dict[str, Any]]) -> list[str]:
-    rows = [[u["samples"], u["label"], u["modality"], u["anatomy"] or ""] for u in unmapped]
+    rows = [[u["samples"], u["label"], u["modality"], u["anatomy"] or "", _near(u)] for u in unmapped]
     return _first(table(sorted(rows, key=lambda row: -row[0]), numbers=[0]))
+
+
+def _near(unmapped: dict[str, Any]) -> str:
+    """The nearest names of a label; a corpus of an earlier version holds none."""
+    return f"nearest: {' or '.join(unmapped['nearest']) or 'none'}" if "nearest" in unmapped else ""
 
 
 def _refused(refused: Sequence[dict[str, Any]]) -> list[str]:

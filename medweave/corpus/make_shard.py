@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ from medweave.corpus.fingerprint import hashes, thumbnail
 from medweave.corpus.limits import BadImage
 from medweave.corpus.listing import open_source
 from medweave.corpus.recipe import CorpusRecipe
-from medweave.corpus.shards import PLANNED, Item, fields_of, write_shard
+from medweave.corpus.shards import PLANNED, Item, bytes_of, fields_of, write_shard
 from medweave.errors import UserError
 from medweave.files import hash_of
 from medweave.recipe import as_data
@@ -55,6 +56,20 @@ class Task:
         return pa.concat_tables(parts).combine_chunks().take(pa.array(order))
 
 
+class Cost(NamedTuple):
+    """What some images take: bytes in shards, and seconds."""
+
+    bytes: float
+    seconds: float
+
+
+def cost_of(task: Task) -> Cost:
+    """What a task's rows take, from making them in this process with generic captions. Nothing is written."""
+    start = time.perf_counter()
+    size = bytes_of(_items(task.own_rows().to_pylist(), task.recipe, Bank(()), []))
+    return Cost(size, time.perf_counter() - start)
+
+
 def make_shard(task: Task) -> None:
     """Make one shard and its record, unless both are there already.
 
@@ -66,17 +81,19 @@ def make_shard(task: Task) -> None:
     record = records.read(folder, name)
     if record and record.key == key and records.is_whole(folder, name, record.facts):
         return
+    bank = Bank.load(sorted((folder / "captions").glob("*.yaml")))
     skipped: list[dict[str, str]] = []
-    shard = write_shard(folder / "shards" / name, _items(rows, task.recipe, skipped))
+    shard = write_shard(folder / "shards" / name, _items(rows, task.recipe, bank, skipped))
     if task.expected is None:
         records.write(folder, name, shard, skipped, key)
     elif task.expected != shard.sha256:
         raise UserError(f"{name} was lost, and its images have changed since", where=folder, todo="choose a new path")
 
 
-def _items(rows: Sequence[dict[str, Any]], recipe: CorpusRecipe, skipped: list[dict[str, str]]) -> Iterator[Item]:
+def _items(
+    rows: Sequence[dict[str, Any]], recipe: CorpusRecipe, bank: Bank, skipped: list[dict[str, str]]
+) -> Iterator[Item]:
     """The samples of a shard with their pixels; those that have none go to `skipped`."""
-    bank = Bank.load(sorted((recipe.path / "captions").glob("*.yaml")))
     found = _pictures(rows, recipe, skipped)
     while some := list(itertools.islice(found, TOGETHER)):
         phashes = hashes(np.stack([thumb for _, _, thumb in some]))[:, 0]

@@ -6,10 +6,12 @@ exists keep their side, and new ones that belong to their groups follow them. n 
 
 from __future__ import annotations
 
+import datetime
+import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,14 +20,15 @@ import pyarrow.compute as pc
 from medweave.corpus import columns, grouping, sides
 from medweave.corpus.copies import find_copies
 from medweave.corpus.listing import SCHEMA, Label, Listing, Refused, Skipped, list_samples, open_source
-from medweave.corpus.plan_text import dry_run_text
+from medweave.corpus.plan_text import dry_run_text, warnings_of
 from medweave.corpus.recipe import SIDES, CorpusRecipe
-from medweave.corpus.sample import State
-from medweave.corpus.vocabulary import load
+from medweave.corpus.sample import Sample, State
+from medweave.corpus.vocabulary import Vocabulary, load
 from medweave.errors import RequestError
 
 FEW_GROUPS = 3
 SHOWN = 10  # largest groups
+NOBODY = {"", "unknown", "nan", "na", "n/a", "none", "null", "-", "?"}  # patients that mean: not known
 
 
 class Group(NamedTuple):
@@ -45,13 +48,23 @@ class Thin(NamedTuple):
     groups: int
 
 
+class Crowd(NamedTuple):
+    """A source in which single patients have more than the recipe's largest share: how many, and the largest."""
+
+    source: str
+    patients: int
+    patient: str
+    images: int
+    of: int
+
+
 @dataclass
 class Plan:
     """What a build will do.
 
     table: `listing.SCHEMA`, one row a new image, sources in recipe order. folds: id, fold, inner of old and new images.
     skipped, refused, unmapped (label -> images, nearest names): what stays outside, or keeps its own words.
-    groups, largest, near (pairs), thin: of old and new images. bytes: of the new files; None where they were not read.
+    groups, largest, near (pairs), thin, crowds: of old and new images. bytes: of the new files, None where not read.
     """
 
     recipe: CorpusRecipe
@@ -64,6 +77,7 @@ class Plan:
     largest: list[Group] = field(default_factory=list)
     near: int = 0
     thin: list[Thin] = field(default_factory=list)
+    crowds: list[Crowd] = field(default_factory=list)
     bytes: int | None = None
     old: int = 0
 
@@ -76,7 +90,7 @@ def make_plan(recipe: CorpusRecipe, existing: pa.Table | None = None, folds: pa.
     """
     sources = [open_source(source) for source in recipe.sources]
     vocabulary = load()
-    listing = list_samples(recipe, sources, vocabulary)
+    listing = listed(recipe, sources, vocabulary)
     old = SCHEMA.empty_table() if existing is None else _as_plan(existing)
     new = listing.table.filter(pc.invert(pc.is_in(listing.table["id"], value_set=old["id"].combine_chunks())))
     rows = _Rows(pa.concat_tables([old, new]), len(old), listing.skipped)
@@ -110,9 +124,45 @@ def make_plan(recipe: CorpusRecipe, existing: pa.Table | None = None, folds: pa.
         largest=groups.largest(rows.table),
         near=len(pairs),
         thin=_thin(rows.table, groups.group),
+        crowds=_crowds(rows.table, recipe),
         bytes=copies.bytes,
         old=rows.old,
     )
+
+
+def listed(recipe: CorpusRecipe, sources: Sequence[Any], vocabulary: Vocabulary) -> Listing:
+    """What the sources offer, with patients that stand for nobody as not known, and extra values as plain JSON.
+
+    Raises RequestError for a wrong manifest, and for a name in `accept` that is neither a licence class nor a source.
+    """
+    return list_samples(recipe, [_Told(source) for source in sources], vocabulary)
+
+
+class _Told:
+    """A source as the plan takes its rows over."""
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+
+    def samples(self) -> Iterator[Sample]:
+        """The source's samples, in its order."""
+        for sample in self.source.samples():
+            nobody = (sample.patient or "").strip().lower() in NOBODY
+            extra = {name: _json(value) for name, value in sample.extra.items()}
+            yield replace(sample, patient=None if nobody else sample.patient, extra=extra)
+
+
+def _json(value: Any) -> Any:
+    """A value of a manifest as JSON has it: dates as ISO text, null for what is no number."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return {str(name): _json(item) for name, item in value.items()}
+    return [_json(item) for item in value] if isinstance(value, list | tuple) else str(value)
 
 
 def _as_plan(index: pa.Table) -> pa.Table:
@@ -231,4 +281,33 @@ def _thin(table: pa.Table, group: np.ndarray) -> list[Thin]:
     ]
 
 
-__all__ = ["Group", "Plan", "Refused", "Skipped", "Thin", "dry_run_text", "make_plan", "open_source"]
+def _crowds(table: pa.Table, recipe: CorpusRecipe) -> list[Crowd]:
+    """The sources in which one patient has more images than a group of near-duplicates might have."""
+    source, names = columns.numbers(table["source"])
+    patient, people = columns.numbers(table["patient"])
+    size = np.bincount(source, minlength=len(names))
+    pairs, counts = np.unique(np.stack([source, patient])[:, patient >= 0], axis=1, return_counts=True)
+    large = counts > np.maximum(recipe.groups.largest_images, recipe.groups.largest_share * size[pairs[0]])
+    pairs, counts = pairs[:, large], counts[large]
+    crowds = []
+    for code in np.unique(pairs[0]):
+        own = np.flatnonzero(pairs[0] == code)
+        first = own[np.argmax(counts[own])]
+        value = people[pairs[1, first]].partition("/")[2]
+        crowds.append(Crowd(names[code], len(own), value, int(counts[first]), int(size[code])))
+    return crowds
+
+
+__all__ = [
+    "Crowd",
+    "Group",
+    "Plan",
+    "Refused",
+    "Skipped",
+    "Thin",
+    "dry_run_text",
+    "listed",
+    "make_plan",
+    "open_source",
+    "warnings_of",
+]

@@ -17,16 +17,20 @@ from medweave.corpus.recipe import SIDES
 from medweave.corpus.sample import State
 
 if TYPE_CHECKING:
-    from medweave.corpus.plan import Plan
+    from medweave.corpus.make_shard import Cost
+    from medweave.corpus.plan import Crowd, Plan
 
 WIDTH = 120
 FEW = 12  # lines of a list that may be long
+LETTERS = 20  # most that is shown of a patient's name
 
 
-def dry_run_text(plan: Plan) -> str:
-    """The plan for a person: counts, classes by split, groups, licences, disk, and what stays outside."""
-    out = Console(file=io.StringIO(), width=WIDTH, color_system=None, highlight=False, soft_wrap=False)
-    out.print(_summary(plan))
+def dry_run_text(plan: Plan, cost: Cost) -> str:
+    """The plan for a person: counts, classes by split, groups, licences, disk, time, and what stays outside."""
+    out = Console(file=io.StringIO(), width=WIDTH, color_system=None, highlight=False, markup=False, emoji=False)
+    out.print(_summary(plan, cost))
+    for line in warnings_of(plan):
+        out.print(f"\n{line}")
     out.print(_sources(plan))
     out.print(_classes(plan))
     for part in (_folds, _groups, _thin, _licences, _refused, _unmapped, _skipped):
@@ -36,15 +40,38 @@ def dry_run_text(plan: Plan) -> str:
     return out.file.getvalue()  # type: ignore[attr-defined]
 
 
-def _summary(plan: Plan) -> str:
-    disk = "unknown, images were not read" if plan.bytes is None else f"about {plan.bytes / 1e6:,.1f} MB"
+def warnings_of(plan: Plan) -> list[str]:
+    """A line for each source in which single patients have very many images."""
+    return [_warning(crowd) for crowd in plan.crowds]
+
+
+def _warning(crowd: Crowd) -> str:
+    name = crowd.patient if len(crowd.patient) <= LETTERS else f"{crowd.patient[:LETTERS]}…"
+    more = f"; {crowd.patients - 1:,} more patients are above groups.largest_share too" if crowd.patients > 1 else ""
+    return (
+        f"WARNING: the patient {name!r} has {crowd.images:,} of the {crowd.of:,} images of {crowd.source} "
+        f"({crowd.images / crowd.of:.0%}), all on one side of the split{more}. "
+        f"If this is no person, give the source values: {{patient: {{{name}: null}}}}"
+    )
+
+
+def _summary(plan: Plan, cost: Cost) -> str:
+    files = "" if plan.bytes is None else f" (the files have {plan.bytes / 1e6:,.1f} MB)"
     old = f" beside {plan.old:,} that are there already" if plan.old else ""
     return (
         f"{len(plan.table):,} images to build into {plan.recipe.path}{old}: {plan.groups:,} groups, "
-        f"{plan.near:,} near-duplicate pairs, {disk} on disk.\n"
+        f"{plan.near:,} near-duplicate pairs.\n"
+        f"About {cost.bytes / 1e6:,.1f} MB on disk{files}, about {_span(cost.seconds)} to build.\n"
         f"{len(plan.skipped):,} skipped, {sum(plan.refused.values()):,} refused by licence, "
         f"{len(plan.unmapped):,} labels that the vocabulary does not know."
     )
+
+
+def _span(seconds: float) -> str:
+    """Seconds as a person says them: 45 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[object]], numbers: int = 0) -> Table:

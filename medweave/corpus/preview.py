@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,7 @@ class Shot:
 def preview(corpus_path: str | Path, out: Path, count: int = 120, seed: int = 0) -> Path:
     """Write the contact sheet of up to `count` images and return its path. Raises RequestError where no corpus is."""
     corpus = open_corpus(corpus_path)
-    sizes: Counter[str] = Counter()
-    for batch in corpus.batches(["group"]):
-        sizes.update(batch.column(0).to_pylist())
+    sizes = Counter(group for _, group in _grouped(corpus))
     groups = _members(corpus, [name for name, size in sizes.most_common(GROUPS) if size > 1])
     chosen = choose(corpus, count, seed)
     wanted = sorted({*chosen, *(number for members in groups for number in members)})
@@ -103,13 +102,17 @@ def choose(corpus: Corpus, count: int, seed: int) -> list[int]:
 def _members(corpus: Corpus, names: Sequence[str]) -> list[list[int]]:
     """The first few sample numbers of each of some groups."""
     members: dict[str, list[int]] = {name: [] for name in names}
-    first = 0
-    for batch in corpus.batches(["group"]):
-        for number, group in enumerate(batch.column(0).to_pylist(), first):
-            if group in members and len(members[group]) < MEMBERS:
-                members[group].append(number)
-        first += len(batch)
+    for number, group in _grouped(corpus):
+        if group in members and len(members[group]) < MEMBERS:
+            members[group].append(number)
     return list(members.values())
+
+
+def _grouped(corpus: Corpus) -> Iterator[tuple[int, str]]:
+    """(number, group) of every sample that is not withdrawn."""
+    withdrawn = corpus.withdrawn()
+    groups = itertools.chain.from_iterable(batch.column(0).to_pylist() for batch in corpus.batches(["group"]))
+    return ((number, group) for number, group in enumerate(groups) if number not in withdrawn)
 
 
 def _shot(corpus: Corpus, number: int, bank: Bank, sizes: Mapping[str, int], seed: int) -> Shot:

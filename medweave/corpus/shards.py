@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import re
 import tarfile
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
+from medweave.corpus.recipe import SIDES
 from medweave.files import canonical_json, whole_file
 
 TEXTS = pa.list_(pa.struct([("kind", pa.string()), ("text", pa.string())]))
@@ -49,6 +51,7 @@ PIXELS = {
 }
 INDEX = pa.schema([*PLANNED, *pa.schema(PLACE | PIXELS)])
 
+SIDE_INSIDE = re.compile(rf"-(?=({'|'.join(SIDES)})(-|$))", re.IGNORECASE)
 BLOCK = tarfile.BLOCKSIZE
 HEAD = 16_384  # bytes after an image that nearly always hold its KEY.txt and KEY.json
 
@@ -87,6 +90,23 @@ def write_shard(path: Path, items: Iterable[Item]) -> Shard:
         rows = [_add(tar, item) for item in itertools.chain([first], items)]
         tar.end()
     return Shard(rows, tar.size, tar.digest.hexdigest(), content_hash(rows))
+
+
+def bytes_of(items: Iterable[Item]) -> int:
+    """The bytes that samples take in a shard. Nothing is kept of them."""
+    with Path(os.devnull).open("wb") as file:
+        tar = _Tar(file)
+        for item in items:
+            _add(tar, item)
+    return tar.size
+
+
+def stem_of(source: str, split: str) -> str:
+    """What the names of a source's shards of one split begin with; only those of train match `*-train-*`.
+
+    A dash before a split's name inside the source's name becomes an underscore, so two sources may share a stem.
+    """
+    return f"{SIDE_INSIDE.sub('_', source)}-{split}"
 
 
 def content_hash(rows: Iterable[Mapping[str, Any]]) -> str:

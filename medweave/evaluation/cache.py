@@ -112,7 +112,7 @@ class Embedder:
 
     def images(self, numbers: NDArray[np.int64]) -> Rows:
         """Unit rows of samples in the joint space: [n, d]. An image is embedded once for these and for `features`."""
-        if self.encoder.separable and len(numbers):
+        if self.encoder.separable:
             return self.encoder.project(self.features(numbers))
         return self._of_images("images", self.encoder.embed_images, numbers)
 

@@ -44,6 +44,11 @@ class Bar:
     chance: float | None
     series: str = ""
 
+    @property
+    def ends(self) -> list[float]:
+        """The value and, where there is one, both ends of its interval."""
+        return [end for end in (self.value, self.low, self.high) if end is not None]
+
 
 def intervals(
     bars: Sequence[Bar], label: str, limits: tuple[float, float] = (0, 1.01), colours: Sequence[str] = ()

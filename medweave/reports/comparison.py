@@ -102,7 +102,7 @@ def set_chart(table: Comparison, metric: str) -> str:
     ]
     if not bars:
         return ""
-    lowest = min(end for bar in bars for end in (bar.value, bar.low or 1.0))
+    lowest = min(end for bar in bars for end in bar.ends)
     return charts.intervals(bars, METRICS[metric], (max(0.0, math.floor(10 * lowest - 0.1) / 10), 1.01))
 
 
@@ -115,7 +115,7 @@ def difference_chart(table: Comparison) -> str:
     ]
     if not bars:
         return ""
-    ends = [end for bar in bars for end in (bar.value, bar.low or 0.0, bar.high or 0.0)]
+    ends = [0.0, *(end for bar in bars for end in bar.ends)]
     room = 0.05 * (max(ends) - min(ends)) + 0.005
     label = f"difference from {column_name(table.columns[0])}; right of the tick is better"
     colours = [column_name(column) for column in table.columns]

@@ -44,6 +44,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None or value != value else f"{value:.{digits}f}"
 
 
+def percent(share: float) -> str:
+    """A probability in whole percent, never rounded to certainty: `72 %`, `< 1 %`, `> 99 %`."""
+    return "< 1 %" if share < 0.01 else "> 99 %" if share > 0.99 else f"{100 * share:.0f} %"
+
+
 def with_interval(metric: dict[str, float | None] | None) -> str:
     """A value and its interval: `0.812 (0.770 to 0.851)`."""
     if not metric or metric.get("value") is None:
@@ -52,4 +57,4 @@ def with_interval(metric: dict[str, float | None] | None) -> str:
     return number(metric["value"]) + (f" ({number(low)} to {number(high)})" if low is not None else "")
 
 
-_ENVIRONMENT.filters.update(number=number, interval=with_interval)
+_ENVIRONMENT.filters.update(number=number, percent=percent, interval=with_interval)

@@ -6,6 +6,7 @@ Reads a folder of results, the corpus and, where there is one, the run's log; wr
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,21 +26,53 @@ from medweave.seeds import generator
 
 TITLES = {"zero_shot": "prompted", "probe": "linear probe"}
 METRICS = {"balanced_accuracy": "balanced accuracy", "macro_auroc": "macro AUROC", "macro_ap": "mean average precision"}
+MEANINGS = {
+    "prompted": "an image is scored against written descriptions of each finding; no label of the set is used",
+    "linear probe": "a logistic regression on the model's features, fitted to the set's own training images",
+    "in-domain": "the model was trained on images of the set's source",
+    "zero-shot": "scored against written descriptions alone, by a model trained on no image of the set's source",
+    "unknown": "nothing here says what the model was trained on, so it may have met these very images",
+}
+DOMAINS: dict[bool | None, str] = {
+    True: "in-domain",
+    False: "source left out of training",
+    None: "training data of this model unknown",
+}
 SHOTS = 24
+GUESSES = 3
+REASONS = 20
 LONGEST_MATRIX = 12
 LEAST_RELIABLE = 45  # images behind a reliability curve
 
 
 @dataclass(frozen=True)
+class Guess:
+    """One finding and the model's probability for it. place: 1 is the likeliest; true: the image shows it."""
+
+    name: str
+    share: float
+    place: int
+    true: bool
+
+
+@dataclass(frozen=True)
 class Shot:
-    """One test image with what the model said of it."""
+    """One test image with what the model said of it. guesses: likeliest first, the truth among them."""
 
     picture: str
     source: str
-    truth: str
-    guess: str
-    share: float
-    right: bool
+    guesses: list[Guess]
+    calibrated: bool
+
+    @property
+    def right(self) -> bool:
+        """Whether the likeliest finding is the true one."""
+        return self.guesses[0].true
+
+    @property
+    def truth(self) -> str:
+        """What the image shows."""
+        return next(guess.name for guess in self.guesses if guess.true)
 
 
 def write_report(
@@ -63,6 +96,8 @@ def write_report(
         overview=overview(results),
         modalities=by_modality(results),
         rows=[row(result, baseline) for result in _by_set(results)],
+        meanings=meanings(results),
+        met=met(results),
         with_baseline=baseline is not None,
         details=[detail(results, result) for result in prompted],
         reliability=reliability([p for p in map(results.predictions, prompted) if not p.multi]),
@@ -70,7 +105,9 @@ def write_report(
         shots=shots(results, corpus),
         facts=corpus.facts,
         sources=source_table(corpus.facts),
-        skipped=skipped(Path(corpus.path)),
+        skipped=skipped(corpus),
+        reasons=REASONS,
+        withdrawn=len(corpus.withdrawn()),
         failed=results.failed,
         not_scored=results.skipped,
         model=results.model,
@@ -122,13 +159,43 @@ def by_modality(results: Results) -> str:
     return charts.intervals(bars, "macro AUROC, mean of the modality's sets") if bars else ""
 
 
+def asked(result: Result) -> str:
+    """How a set was asked, and what is known of the model's training on its source: `prompted, in-domain`.
+
+    "zero-shot" is said only of a source that is known to be left out of training.
+    """
+    if result["task"] == "zero_shot" and result["in_domain"] is False:
+        copies = f", near copies in training: {result['leaks']}" if result["leaks"] else ""
+        return f"zero-shot (source left out of training){copies}"
+    return f"{_title(result)}, {DOMAINS[result['in_domain']]}"
+
+
+def meanings(results: Results) -> dict[str, str]:
+    """What the words of `asked` and of the charts mean, of those that some set has."""
+    used = " ".join([asked(result) + _title(result) for result in results.results])
+    return {word: meaning for word, meaning in MEANINGS.items() if word in used}
+
+
+def met(results: Results) -> str:
+    """What is known of test images that the model met in training, in a sentence; empty without a result."""
+    leaks = {result["source"]: result["leaks"] for result in results.results}
+    unknown = [name for name, count in leaks.items() if count is None]
+    known = [count for count in leaks.values() if count is not None]
+    which = f" of {', '.join(unknown)}" if known else ""
+    sentences = [f"Whether the model met the test images{which} in training is unknown."] if unknown else []
+    if known:
+        others = " of the other sets" if unknown else ""
+        sentences.append(f"Test images{others} with a near copy among the model's training images: {sum(known):,}.")
+    return " ".join(sentences)
+
+
 def row(result: Result, baseline: Results | None) -> dict[str, Any]:
     """One line of the table of sets."""
     second = _second(result)
     same = [b for b in baseline.results if b["source"] == result["source"]] if baseline else []
     return {
         "result": result,
-        "task": TITLES.get(result["task"], result["task"]),
+        "asked": asked(result),
         "second": result["metrics"][second],
         "second_name": METRICS[second],
         "chance": result["chance"][second],
@@ -230,35 +297,45 @@ def source_table(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def skipped(corpus: Path) -> list[tuple[str, int]]:
-    """Why items were left out of the corpus, with counts, most frequent first."""
-    import pyarrow.parquet as pq
+def skipped(corpus: Corpus) -> list[tuple[str, int]]:
+    """Why items were skipped by the build, with counts, most frequent first."""
+    reasons = Counter(corpus.skipped()["reason"].to_pylist())
+    return sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))
 
-    path = corpus / "skipped.parquet"
-    if not path.exists():
-        return []
-    reasons = pq.read_table(path)["reason"].to_pylist()
-    return sorted(((r, reasons.count(r)) for r in set(reasons)), key=lambda pair: (-pair[1], pair[0]))
+
+def guesses(shares: np.ndarray, truth: int, classes: Sequence[str]) -> list[Guess]:
+    """The GUESSES likeliest classes, then the true one where it is not among them.
+
+    shares: [C], the probability of each class; truth: the number of the true class.
+    """
+    order = np.argsort(-shares, kind="stable").tolist()
+    return [
+        Guess(classes[number], float(shares[number]), place, number == truth)
+        for place, number in enumerate(order, 1)
+        if place <= GUESSES or number == truth
+    ]
 
 
 def _shots_of(
     results: Results, result: Result, corpus: Corpus, number_of: Mapping[str, int], count: int
 ) -> Sequence[Shot]:
     predictions = results.predictions(result)
-    name = CALIBRATED if CALIBRATED in predictions.scores else predictions.answer
-    shares = probabilities(predictions.scores[name], False)
+    calibrated = CALIBRATED in predictions.scores
+    shares = probabilities(predictions.scores[CALIBRATED if calibrated else predictions.answer], False)
     chosen = generator("report", result["source"]).permutation(len(predictions.ids))[:count]
     return [
         Shot(
             picture=picture(decode(corpus.read(number_of[predictions.ids[i]]))),
             source=result["source"],
-            truth=predictions.classes[int(predictions.truth[i].argmax())],
-            guess=predictions.classes[int(shares[i].argmax())],
-            share=float(shares[i].max()),
-            right=bool(predictions.truth[i].argmax() == shares[i].argmax()),
+            guesses=guesses(shares[i], int(predictions.truth[i].argmax()), predictions.classes),
+            calibrated=calibrated,
         )
         for i in chosen
     ]
+
+
+def _title(result: Result) -> str:
+    return TITLES.get(result["task"], str(result["task"]))
 
 
 def _second(result: Result) -> str:
@@ -282,10 +359,10 @@ def _place(task: str) -> int:
 
 
 def _bar(result: Result) -> charts.Bar:
-    metric, task = _second(result), str(result["task"])
-    value, title = result["metrics"][metric], TITLES.get(task, task)
+    metric = _second(result)
+    value = result["metrics"][metric]
     name = result["source"] + (" †" if result["confounded"] else "")
-    return charts.Bar(name, value["value"], value["low"], value["high"], result["chance"][metric], title)
+    return charts.Bar(name, value["value"], value["low"], value["high"], result["chance"][metric], _title(result))
 
 
 def _series(lines: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:

@@ -1,7 +1,10 @@
+import datetime
 import errno
+import json
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import signal
 import sys
@@ -12,12 +15,14 @@ from pathlib import Path
 import filelock
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pyarrow import csv
 
 from medweave.corpus import shards
 from medweave.corpus.build import build, cut, dry_run, plan_of
 from medweave.corpus.listing import SCHEMA
-from medweave.corpus.make_shard import Task
+from medweave.corpus.make_shard import Cost, Task
 from medweave.corpus.shards import PLANNED
 from medweave.corpus.store import open_corpus
 from medweave.errors import RequestError, UserError
@@ -349,6 +354,100 @@ def test_a_dry_run_tells_and_writes_nothing(built, raw, tmp_path, recipe_of, raw
     clinic = raw_images(tmp_path / "clinic", 30, seed=1)
     assert "32 images to build" in dry_run(recipe_of(path, raw, clinic, folds={"count": 3}))
     assert content(path) == content(built)
+
+
+def test_a_dry_run_says_what_the_build_takes(raw, tmp_path, recipe_of):
+    recipe = recipe_of(tmp_path / "corpus", raw, shard=100, image={"longest": 48})
+    text = dry_run(recipe)
+    found = re.search(r"About ([\d.]+) MB on disk, about (\d+) s to build", text)
+    assert found and int(found[2]) < 60
+    built = sum(shard["bytes"] for shard in build(recipe).shards)
+    assert float(found[1]) == pytest.approx(built / 1e6, abs=0.06)
+
+
+def test_a_dry_run_makes_a_few_images_of_each_source(tmp_path, recipe_of, raw_images, monkeypatch):
+    one, two = raw_images(tmp_path / "one", 40), raw_images(tmp_path / "two", 9, seed=1)
+    made = []
+    monkeypatch.setattr("medweave.corpus.build.cost_of", lambda task: made.append(task.own_rows()) or Cost(1000, 2.0))
+    text = dry_run(recipe_of(tmp_path / "corpus", one, two))
+    sources = [rows["source"].to_pylist() for rows in made]
+    assert sources == [["one"] * 16, ["two"] * 9]
+    assert "about 7 s to build" in text
+    first = made[0]
+    dry_run(recipe_of(tmp_path / "corpus", one, two))
+    assert made[2].equals(first)
+
+
+@pytest.mark.parametrize("call", [build, dry_run])
+def test_fingerprints_alone_do_not_make_a_folder_ours(raw, tmp_path, recipe_of, call):
+    recipe = recipe_of(tmp_path / "thesis", raw, groups={})
+    (recipe.path / "fingerprints").mkdir(parents=True)
+    (recipe.path / "thesis.docx").write_text("years of work")
+    with pytest.raises(RequestError, match="holds other files"):
+        call(recipe)
+    assert list((recipe.path / "fingerprints").iterdir()) == []
+
+
+def test_a_dry_run_leaves_a_folder_with_other_files_alone_and_its_own_to_the_build(tmp_path, recipe_of, raw_images):
+    recipe = recipe_of(tmp_path / "thesis", raw_images(tmp_path / "raw", 9), groups={})
+    recipe.path.mkdir()
+    (recipe.path / "thesis.docx").write_text("years of work")
+    with pytest.raises(RequestError, match="holds other files"):
+        dry_run(recipe)
+    assert [path.name for path in recipe.path.iterdir()] == ["thesis.docx"]
+    (recipe.path / "thesis.docx").unlink()
+    dry_run(recipe)
+    assert [path.name for path in recipe.path.iterdir()] == ["fingerprints"]
+    assert len(build(recipe)) == 7
+
+
+def test_sources_named_after_splits_keep_test_images_out_of_train_shards(tmp_path, recipe_of, raw_images):
+    names = ("x-train", "a-train-b", "x_train")
+    folders = [raw_images(tmp_path / name, 30, seed=n) for n, name in enumerate(names)]
+    corpus = build(recipe_of(tmp_path / "corpus", *folders))
+    rows = corpus.index(["shard", "source", "split", "id"]).to_pylist()
+    stored = [shard["name"] for shard in corpus.shards]
+    assert len(set(stored)) == len(stored) and {row["source"] for row in rows} == set(names)
+    for row in rows:
+        assert ("-train-" in stored[row["shard"]]) == (row["split"] == "train")
+        assert row["id"].startswith(f"{row['source']}/")
+    for number in range(len(stored)):
+        assert len({(row["source"], row["split"]) for row in rows if row["shard"] == number}) == 1
+    corpus.verify()
+
+
+def test_a_patient_that_swallows_a_source_is_told(tmp_path, recipe_of, raw_images, capsys):
+    folder = raw_images(tmp_path / "raw", 30)
+    manifest = folder / "manifest.csv"
+    head, *rows = [line.split(",") for line in manifest.read_text().splitlines()]
+    for row in rows[:24]:
+        row[4] = "missing"
+    manifest.write_text("\n".join(",".join(row) for row in [head, *rows]))
+    recipe = recipe_of(tmp_path / "corpus", folder)
+    assert "WARNING: the patient 'missing' has 24 of the 30 images of raw (80%)" in dry_run(recipe)
+    build(recipe)
+    assert "values: {patient: {missing: null}}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_extra_values_of_a_parquet_manifest_become_json(tmp_path, recipe_of, raw_images, lost):
+    folder = raw_images(tmp_path / "raw", 9)
+    table = csv.read_csv(folder / "manifest.csv")
+    day = pa.array([datetime.date(2024, 2, 29)] * 9)
+    age = pa.array([float("nan"), *[61.5] * 8])
+    pq.write_table(table.append_column("day", day).append_column("age", age), folder / "manifest.parquet")
+    recipe = recipe_of(tmp_path / "corpus", folder)
+    columns = recipe.sources[0].columns.model_copy(update={"extra": ["day", "age"]})
+    changes = {"manifest": Path("manifest.parquet"), "columns": columns}
+    recipe = recipe.model_copy(update={"sources": [recipe.sources[0].model_copy(update=changes)]})
+    corpus = build(recipe)
+    if lost:
+        (recipe.path / "shards" / corpus.shards[0]["name"]).unlink()
+        corpus = build(recipe)
+    extra = {row["id"]: json.loads(row["extra"]) for row in corpus.index(["id", "extra"]).to_pylist()}
+    assert extra["raw/000"] == {"day": "2024-02-29", "age": None} and extra["raw/001"]["age"] == 61.5
+    assert corpus.fields(0)["extra"]["day"] == "2024-02-29"
+    corpus.verify()
 
 
 def test_banks_are_kept_and_edits_of_them_too(built, raw, tmp_path, recipe_of):

@@ -1,4 +1,6 @@
+import errno
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,3 +86,29 @@ def test_a_damaged_cache_is_made_again(world, damage):
 def test_two_first_passes_do_not_mix(world):
     with only_writer(world[2].path / "fingerprints"), pytest.raises(UserError, match="another process"):
         run(world)
+
+
+@pytest.mark.parametrize("full", ["thumbs.u8", "prints.parquet"])
+def test_a_full_disk_is_one_line_and_loses_nothing(world, monkeypatch, full):
+    _, first = run(world)
+    picture = Image.new("L", (80, 80), 90)
+    picture.save(world[0] / "new.png")
+
+    def no_room(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    plain = Path.open
+    if full == "thumbs.u8":
+        monkeypatch.setattr(
+            Path, "open", lambda path, *a, **k: no_room() if path.name == full else plain(path, *a, **k)
+        )
+    else:
+        monkeypatch.setattr(firstpass.pq, "write_table", no_room)
+    with pytest.raises(UserError, match=r"^the disk is full \(.*same command again"):
+        run(world)
+    monkeypatch.undo()
+    names, again = run(world)
+    rows = [place for place, name in enumerate(names) if name != "new.png"]
+    assert (again.eight[rows] == first.eight).all()
+    assert (again.thumbs[again.row[names.index("new.png")]] == 90).all()
+    assert not list(world[2].path.rglob("*.part"))

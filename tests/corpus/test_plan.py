@@ -1,4 +1,9 @@
 import csv
+import datetime
+import decimal
+import json
+import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -6,8 +11,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from medweave.corpus.plan import dry_run_text, make_plan
+from medweave.corpus.make_shard import Cost
+from medweave.corpus.plan import Crowd, dry_run_text, listed, make_plan, warnings_of
 from medweave.corpus.recipe import CorpusRecipe
+from medweave.corpus.sample import Sample
+from medweave.corpus.vocabulary import load
 from medweave.errors import RequestError
 from medweave.recipe import check
 
@@ -172,6 +180,85 @@ def test_a_large_group_of_one_patient_is_no_error(folder):
     assert plan.largest[0].images == 12
 
 
+def test_a_patient_that_stands_for_nobody_is_not_known(folder):
+    words = ["unknown", "NaN", "na", "N/A", "none", "Null", " - ", "?", ""]
+    for number, word in enumerate(words):
+        folder.add(f"{number}.png", patient=word)
+    folder.add("9.png", patient="no")
+    folder.add("10.png", patient="no")
+    plan = make_plan(folder.recipe())
+    assert list(column(plan, "patient").values()) == [None] * len(words) + ["one/no"] * 2
+    assert plan.groups == len(words) + 1
+
+
+def test_nobody_is_not_known_in_a_shared_scope_either(folder):
+    folder.add("a.png", patient="n/a")
+    folder.add("b.png", patient="n/a", source="two")
+    recipe = folder.recipe()
+    shared = recipe.sources[0].model_copy(update={"patient_scope": "town/north"})
+    assert make_plan(recipe.model_copy(update={"sources": [shared]})).groups == 2
+
+
+def test_patients_above_the_largest_share_are_told(folder):
+    for number in range(60):
+        folder.add(f"{number}.png", patient="missing" if number < 24 else "lost" if number < 36 else f"p{number}")
+    for number in range(60, 70):
+        folder.add(f"{number}.png", patient=f"p{number // 2}", source="two")
+    plan = make_plan(folder.recipe(groups={"near": {"search": False}}))
+    assert plan.crowds == [Crowd("one", 2, "missing", 24, 60)]
+    (line,) = warnings_of(plan)
+    assert line.startswith("WARNING: the patient 'missing' has 24 of the 60 images of one (40%), all on one side")
+    assert "1 more patients" in line and line.endswith("values: {patient: {missing: null}}")
+    shown = " ".join(dry_run_text(plan, Cost(0, 0)).split())
+    assert line in shown
+    large = make_plan(folder.recipe(groups={"near": {"search": False}, "largest_share": 0.4}))
+    assert large.crowds == []
+
+
+def test_no_more_than_20_characters_of_a_patient_are_told_and_none_is_markup(folder):
+    for number in range(12):
+        folder.add(f"{number}.png", patient="[/Jane] Doe born 1950-01-01")
+    plan = make_plan(folder.recipe(groups={"near": {"search": False}}))
+    (line,) = warnings_of(plan)
+    assert "'[/Jane] Doe born 195…'" in line and "1950" not in line
+    assert "1950" not in dry_run_text(plan, Cost(0, 0))
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.2, "1 s"), (89, "89 s"), (90, "2 min"), (9000, "2.5 h")])
+def test_the_time_is_told_in_words(folder, seconds, words):
+    folder.add("a.png")
+    assert f"about {words} to build" in dry_run_text(make_plan(folder.recipe()), Cost(0, seconds))
+
+
+def test_extra_values_become_json(folder):
+    odd = {
+        "date": datetime.date(2024, 2, 29),
+        "moment": datetime.datetime(2024, 2, 29, 12, 30),
+        "time": datetime.time(12, 30),
+        "nan": math.nan,
+        "inf": -math.inf,
+        "price": decimal.Decimal("1.50"),
+        "plain": [1, True, None, "text", 0.5],
+        "nested": {"values": (1.0, math.nan)},
+    }
+
+    class Odd:
+        def samples(self):
+            yield Sample("s/a", "s", "a.png", "ct", licence_class="open", extra=odd)
+
+    (row,) = listed(folder.recipe(), [Odd()], load()).table.to_pylist()
+    assert json.loads(row["extra"]) == {
+        "date": "2024-02-29",
+        "moment": "2024-02-29T12:30:00",
+        "time": "12:30:00",
+        "nan": None,
+        "inf": None,
+        "price": "1.50",
+        "plain": [1, True, None, "text", 0.5],
+        "nested": {"values": [1.0, None]},
+    }
+
+
 def labelled(folder, count=60):
     for number in range(count):
         folder.add(
@@ -255,7 +342,7 @@ def test_the_dry_run_tells_it_all(folder):
     folder.add("x.png", labels="strange thing")
     folder.add("y.png", licence="CC BY-NC 4.0")
     folder.add("z.jpg", b"")
-    text = dry_run_text(make_plan(folder.recipe(folds={"count": 3})))
+    text = dry_run_text(make_plan(folder.recipe(folds={"count": 3})), Cost(3.21e6, 4000))
     for words in (
         "19 images to build",
         "1 skipped, 1 refused by licence, 1 labels that the vocabulary does not know",
@@ -268,6 +355,8 @@ def test_the_dry_run_tells_it_all(folder):
         "the file is empty",
     ):
         assert words in text
+    plain = " ".join(text.split())
+    assert re.search(r"About 3\.2 MB on disk \(the files have 0\.\d MB\), about 67 min to build\.", plain)
     assert max(map(len, text.splitlines())) <= 120
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +76,7 @@ def test_the_facts_are_those_of_what_was_put_in(corpus: Corpus) -> None:
     assert re.search(r"chest +xray +\d+ +\d+ +\d+ +30\n", text)
     found = re.search(r"xray +pneumonia +(\d+) +(\d+) +(\d+) +0 +0\n", text)
     assert found and sum(map(int, found.groups())) == 15
-    assert re.search(r"1 +martian fever", text)
+    assert re.search(r"1 +martian fever +dermoscopy +chest +nearest: \w+", text)
     assert re.search(r"36: .*give a whole file", text)
     assert re.search(r"open +36 +CC BY 4.0", text)
 
@@ -83,6 +85,21 @@ def test_withdrawn_images_are_counted_and_not_shown(corpus: Corpus) -> None:
     corpus.withdraw([corpus.index(["id"])["id"][0].as_py()], "the patient asked")
     assert "1 of them withdrawn" in info_text(corpus.path)
     assert 0 not in choose(open_corpus(corpus.path), 1000, seed=0)
+
+
+def test_withdrawn_images_are_in_no_group_of_the_sheet(corpus: Corpus, tmp_path: Path) -> None:
+    own = open_corpus(shutil.copytree(corpus.path, tmp_path / "corpus"))
+    rows = own.index(["id", "group"]).to_pylist()
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        groups.setdefault(row["group"], []).append(row["id"])
+    whole, *others = groups.values()
+    gone = [*whole, *(other[0] for other in others)]
+    own.withdraw(gone, "the patients asked")
+    page = preview(own.path, tmp_path / "sheet.html", count=0).read_text(encoding="utf-8")
+    shown = set(re.findall(r'class="id" title="(\S+) ', page))
+    assert shown and not shown & set(gone)
+    assert "group of 2" in page and "group of 3" not in page
 
 
 def test_no_corpus_is_one_clear_line(tmp_path: Path) -> None:
@@ -94,3 +111,22 @@ def test_no_corpus_is_one_clear_line(tmp_path: Path) -> None:
 def test_tables_are_aligned() -> None:
     assert table([["a", "n"], ["long", 1234]], numbers=[1]) == ["a         n", "long  1,234"]
     assert table([]) == []
+
+
+@pytest.mark.parametrize(
+    ("kept", "words"),
+    [
+        ({"nearest": ["melanoma", "nevus"]}, "nearest: melanoma or nevus"),
+        ({"nearest": []}, "nearest: none"),
+        ({}, "dermoscopy  chest"),
+    ],
+)
+def test_the_nearest_names_of_an_unknown_label_are_told(
+    corpus: Corpus, tmp_path: Path, kept: dict[str, Any], words: str
+) -> None:
+    told = next(label for label in corpus.facts["unmapped"] if label["label"] == "martian fever")
+    assert isinstance(told["nearest"], list)
+    bare = {name: value for name, value in told.items() if name != "nearest"}
+    own = shutil.copytree(corpus.path, tmp_path / "corpus")
+    (own / "corpus.json").write_text(json.dumps(corpus.facts | {"unmapped": [bare | kept]}))
+    assert re.search(rf"martian fever .*{words}\n", info_text(own))

@@ -2,12 +2,13 @@ import hashlib
 import io
 import json
 import tarfile
+from fnmatch import fnmatch
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medweave.corpus.shards import PLANNED, Item, content_hash, key_of, read_fields, write_shard
+from medweave.corpus.shards import PLANNED, Item, bytes_of, content_hash, key_of, read_fields, stem_of, write_shard
 
 KNOWN = {"source": "s", "split": "train", "modality": "ct", "licence_class": "open", "extra": '{"age": 61}'}
 
@@ -79,3 +80,31 @@ def test_keys_are_safe_and_unique(names):
     assert len(set(keys)) == len(keys)
     for key in keys:
         assert key.isascii() and not set(key) & set("./\\ ") and len(key) <= 90 and not key.startswith(("_", "-"))
+
+
+def test_bytes_of_samples_are_those_that_their_shard_takes(tmp_path):
+    items = [item(f"s/{n}", bytes(300 * n)) for n in range(60)]
+    size = bytes_of(items)
+    assert size <= write_shard(tmp_path / "one.tar", items).bytes <= size + 10_240 + 1024
+
+
+@pytest.mark.parametrize(
+    ("source", "stem"),
+    [
+        ("folder_a", "folder_a"),
+        ("phantom_xray", "phantom_xray"),
+        ("chest-ct", "chest-ct"),
+        ("x-training", "x-training"),
+        ("train-b", "train-b"),
+        ("x-train", "x_train"),
+        ("a-train-b", "a_train-b"),
+        ("a-test-train-validation", "a_test_train_validation"),
+        ("ISIC-Train", "ISIC_Train"),
+    ],
+)
+def test_only_shards_of_train_match_its_pattern(source, stem):
+    for split in ("train", "validation", "test"):
+        assert stem_of(source, split) == f"{stem}-{split}"
+        name = f"{stem_of(source, split)}-00000.tar"
+        for other in ("train", "validation", "test"):
+            assert fnmatch(name.lower(), f"*-{other}-*") == (other == split)

@@ -35,6 +35,7 @@ def test_an_image_is_embedded_once_for_rows_and_features(filled, model):
     embedder.features(np.array([3, 30]))
     assert model.seen["features"] == 3 and model.seen["images"] == 0
     np.testing.assert_allclose(rows, model.embed_images([filled.read(n) for n in numbers]), atol=1e-6)
+    assert embedder.images(np.array([], np.int64)).shape == (0, rows.shape[1])
 
 
 def test_another_process_finds_them_and_another_model_does_not(filled, model, make_model):

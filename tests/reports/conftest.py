@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -28,22 +29,29 @@ one_thread = SMALL.one_thread
 
 
 class Album:
-    """The world as a corpus whose images are pictures."""
+    """The world as a corpus whose images are pictures. refused: as in corpus.json; skips: reasons; gone: withdrawn."""
 
-    def __init__(self, world):
+    def __init__(self, world, refused=(), skips=(), gone=()):
         self.world, self.path, self.hash = world, world.path, world.hash
         counts: dict = {}
         for row in world.rows:
             splits = counts.setdefault(row["source"], {}).setdefault(row["modality"], {})
             splits[row["split"]] = splits.get(row["split"], 0) + 1
         licences = [{"source": name, "licence": None} for name in counts]
-        self.facts = {"hash": self.hash, "counts": counts, "licences": licences}
+        self.facts = {"hash": self.hash, "counts": counts, "licences": licences, "refused": list(refused)}
+        self.skips, self.gone = list(skips), set(gone)
 
     def __len__(self):
         return len(self.world)
 
     def index(self, columns=None):
         return self.world.index(columns)
+
+    def skipped(self):
+        return pa.table({"item": [str(n) for n in range(len(self.skips))], "reason": pa.array(self.skips, pa.string())})
+
+    def withdrawn(self):
+        return self.gone
 
     def read(self, number):
         row = np.frombuffer(self.world.read(number), np.float32).reshape(3, 4)
@@ -120,8 +128,14 @@ def world(new_world):
 
 
 @pytest.fixture(scope="session")
-def album(world):
-    return Album(world)
+def new_album(world):
+    """A function that makes a corpus of the world: what the build refused, skipped and withdrew is up to the test."""
+    return lambda **left_out: Album(world, **left_out)
+
+
+@pytest.fixture(scope="session")
+def album(new_album):
+    return new_album()
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The page of several models: what the table says, on a page that needs nothing else."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -39,6 +40,24 @@ def test_models_without_a_common_set_have_a_page_too(table, tmp_path, parse):
     left_out = [{"set": row["set"], "reason": "gone"} for row in table.sets]
     empty = replace(table, sets=[], macros=[{"set": "all", "sets": [], "metrics": {}}], left_out=left_out)
     assert "gone" in parse(comparison.write(empty, tmp_path / "page.html")).words
+
+
+def test_the_axis_reaches_to_a_low_of_zero(table, monkeypatch):
+    monkeypatch.setattr(comparison.charts, "intervals", lambda bars, label, limits: limits)
+    changed = deepcopy(table)
+    changed.sets[0]["metrics"]["macro_auroc"]["values"][0] |= {"value": 0.9, "low": 0.0, "high": 1.0}
+    assert comparison.set_chart(table, "macro_auroc")[0] > 0
+    assert comparison.set_chart(changed, "macro_auroc")[0] == 0
+
+
+def test_the_tick_of_no_difference_is_on_the_axis(table, monkeypatch):
+    monkeypatch.setattr(comparison.charts, "intervals", lambda bars, label, limits, colours: limits)
+    changed = deepcopy(table)
+    for row in changed.macros:
+        for found in row["metrics"].values():
+            found["differences"][0] |= {"value": 0.3, "low": 0.2, "high": 0.4}
+    low, high = comparison.difference_chart(changed)
+    assert low < 0 and high > 0.4
 
 
 def test_markdown_has_a_cell_for_every_column(table):

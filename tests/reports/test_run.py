@@ -2,13 +2,16 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 import pytest
 
-from medweave.reports.page import with_interval
-from medweave.reports.run import confusion, write_report
+from medweave.evaluation.predictions import probabilities
+from medweave.evaluation.results import Results
+from medweave.evaluation.scoring import CALIBRATED
+from medweave.reports.page import percent, with_interval
+from medweave.reports.run import asked, confusion, guesses, met, shots, write_report
 
 LOG = [
     {"kind": "train", "step": 10, "loss": 3.1, "images": 640},
@@ -18,17 +21,22 @@ LOG = [
 ]
 
 
+REFUSED = [
+    {"source": "atlas", "licence_class": "NC", "licence": "CC BY-NC 4.0", "samples": 12},
+    {"source": "archive", "licence_class": "unknown", "licence": None, "samples": 3456},
+]
+
+
 @pytest.fixture(scope="module")
 def results(results_of):
     return results_of("planted", 0.8)
 
 
 @pytest.fixture(scope="module")
-def page(results, results_of, album, tmp_path_factory, parse):
+def page(results, results_of, new_album, tmp_path_factory, parse):
     folder = tmp_path_factory.mktemp("run")
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LOG))
-    skipped = pa.table({"item": ["a", "b"], "reason": ["not an image", "not an image"]})
-    pq.write_table(skipped, album.path / "skipped.parquet")
+    album = new_album(refused=REFUSED, skips=["not an image", "not an image"], gone=[7])
     failing = replace(results, failed=[{"benchmark": "corpus-probe/broken", "reason": "classes <b> & more"}])
     baseline = results_of("histogram", 0.1, ["corpus-probe"])
     options = {"title": "A title", "about": "About it.", "run": folder, "baseline": baseline}
@@ -53,6 +61,95 @@ def test_what_failed_or_was_left_out_is_named(page):
     assert "1 benchmark failed" in page.words
     assert "corpus-probe/broken" in page.words and "classes <b> & more" in page.words
     assert "2 × not an image" in page.words
+    assert "2 skipped, 3,468 refused by licence, 1 withdrawn after the build" in page.words
+
+
+def test_every_refused_licence_has_a_line_the_most_images_first(page):
+    lines = ["archive not stated unknown 3,456", "atlas CC BY-NC 4.0 NC 12"]
+    assert " ".join(["source licence class images", *lines]) in page.words
+
+
+@pytest.mark.parametrize("left_out", [{"refused": REFUSED[:1]}, {"skips": ["not an image"]}, {"gone": [7]}, {}])
+def test_nothing_was_left_out_only_where_that_is_so(results, new_album, tmp_path, parse, left_out):
+    empty = replace(results, results=[], summary={})
+    page = parse(write_report(tmp_path / "page.html", empty, new_album(**left_out), title="T", about="A"))
+    assert ("Nothing was left out." in page.words) == (not left_out)
+
+
+def test_of_many_reasons_the_rest_is_counted(results, new_album, tmp_path, parse):
+    empty, album = (
+        replace(results, results=[], summary={}),
+        new_album(skips=[f"the same bytes as {n}" for n in range(30)]),
+    )
+    page = parse(write_report(tmp_path / "page.html", empty, album, title="T", about="A"))
+    assert "30 skipped" in page.words and "10 more for other reasons" in page.words
+
+
+@pytest.mark.parametrize(
+    ("task", "in_domain", "leaks", "said"),
+    [
+        ("zero_shot", True, 0, "prompted, in-domain"),
+        ("zero_shot", False, 0, "zero-shot (source left out of training)"),
+        ("zero_shot", False, 4, "zero-shot (source left out of training), near copies in training: 4"),
+        ("zero_shot", None, None, "prompted, training data of this model unknown"),
+        ("probe", False, 0, "linear probe, source left out of training"),
+        ("probe", None, None, "linear probe, training data of this model unknown"),
+    ],
+)
+def test_how_a_set_was_asked_is_said_as_far_as_training_is_known(task, in_domain, leaks, said):
+    assert asked({"task": task, "in_domain": in_domain, "leaks": leaks}) == said
+
+
+def test_what_the_model_met_is_counted_once_a_set_or_said_to_be_unknown():
+    counts = [("a", 2), ("a", 2), ("b", 3), ("c", None)]
+    lines = [{"source": name, "leaks": count} for name, count in counts]
+    copies = "with a near copy among the model's training images: 5."
+    assert met(_results(lines[:3])) == f"Test images {copies}"
+    assert met(_results(lines[3:])) == "Whether the model met the test images in training is unknown."
+    both = f"Whether the model met the test images of c in training is unknown. Test images of the other sets {copies}"
+    assert met(_results(lines)) == both
+    assert met(_results([])) == ""
+
+
+def _results(lines):
+    return Results(Path("nowhere"), {}, lines)
+
+
+def test_a_model_of_unknown_training_is_neither_zero_shot_nor_unseen(page, results):
+    assert {result["in_domain"] for result in results.results} == {None}
+    assert "prompted, training data of this model unknown" in page.words
+    assert "Whether the model met the test images in training is unknown." in page.words
+    assert not any(claim in page.words for claim in ("zero-shot", "in-domain", "never seen", "kept out of training"))
+
+
+def test_each_set_says_whether_its_source_was_trained_on(results, album, tmp_path, parse):
+    seen = {"chest": True, "knee": False}
+    known = [r | {"in_domain": seen.get(r["source"]), "leaks": 0, "left_out": 3} for r in results.results]
+    page = parse(write_report(tmp_path / "page.html", replace(results, results=known), album, title="T", about="A"))
+    assert "chest prompted, in-domain 36 3 not used" in page.words
+    assert "knee † zero-shot (source left out of training) 24 3 not used" in page.words
+    assert "zero-shot: scored against written descriptions alone" in page.words
+
+
+def test_the_truth_is_among_the_guesses_whatever_its_place():
+    shares = np.array([0.1, 0.4, 0.02, 0.3, 0.18])
+    first = guesses(shares, 1, "abcde")
+    assert [(g.name, g.place, g.true) for g in first] == [("b", 1, True), ("d", 2, False), ("e", 3, False)]
+    assert [g.share for g in first] == [0.4, 0.3, 0.18]
+    assert [(g.name, g.place) for g in guesses(shares, 2, "abcde")] == [("b", 1), ("d", 2), ("e", 3), ("c", 5)]
+
+
+def test_a_picture_has_calibrated_guesses_with_the_truth_and_the_verdict_in_words(page, results, album):
+    drawn = shots(results, album)
+    assert {True, False} == {shot.right for shot in drawn}
+    for result in (r for r in results.results if r["benchmark"] == "corpus-zero-shot/chest"):
+        predictions = results.predictions(result)
+        stated = np.sort(probabilities(predictions.scores[CALIBRATED], False), axis=1)[:, ::-1].tolist()
+        assert all([g.share for g in s.guesses] in stated for s in drawn if s.source == "chest")
+    for shot in drawn:
+        lines = [f"{g.place}. {g.name}{' truth' * g.true} {percent(g.share)}" for g in shot.guesses]
+        end = "" if shot.calibrated else ", not calibrated"
+        assert " ".join(["✓ right" if shot.right else "✗ wrong", shot.source + end, *lines]) in page.words
 
 
 def test_confusion_counts_every_image_once(results):
