@@ -30,6 +30,7 @@ Overrides = Annotated[
 CorpusPath = Annotated[Path, typer.Argument(metavar="CORPUS", help="folder of a built corpus")]
 MODELS = "run or model folder, hf-hub:owner/name, open_clip:ARCH/TAG, transformers:NAME, timm:NAME"
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help=MODELS)]
+SHOWN = 20  # unreadable files that are named
 Json = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 
 
@@ -97,6 +98,7 @@ def train(recipe: RecipePath, overrides: Overrides = None) -> None:
 @app.command()
 def evaluate(
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help=MODELS)] = None,
+    overrides: Overrides = None,
     benchmark: Annotated[list[str] | None, typer.Option(help="benchmark by name or path; may be repeated")] = None,
     corpus: Annotated[Path | None, typer.Option(help="built corpus that the benchmarks are run on")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of results; MODEL/evaluations if MODEL is a folder")] = None,
@@ -105,7 +107,8 @@ def evaluate(
 ) -> None:
     """Model and benchmarks to results: metrics with intervals, predictions, a report."""
     from medweave.evaluation.benchmark import listing
-    from medweave.evaluation.evaluate import evaluate_command
+    from medweave.evaluation.evaluate import evaluate as evaluate_model
+    from medweave.evaluation.evaluate import recipe_of
 
     if list_all:
         print(listing())
@@ -114,7 +117,8 @@ def evaluate(
         raise RequestError("no model to evaluate", todo="name a run folder, or another model (see --help)")
     from medweave.reports.run import write_evaluation
 
-    results = evaluate_command(model, benchmark or [], corpus, out)
+    recipe = recipe_of(Path(model), overrides or ())
+    results = evaluate_model(model, benchmark, corpus, out, recipe)
     page = write_evaluation(results, corpus, Path(model) if Path(model).is_dir() else None)
     print(json.dumps(results.as_data(), indent=2) if as_json else results.text())
     if page is not None:
@@ -143,32 +147,28 @@ def compare(
 @app.command()
 def classify(
     model: ModelName,
-    images: Annotated[list[Path], typer.Argument(help="image files (JPEG, PNG, TIFF, DICOM)")],
-    modality: Annotated[str, typer.Option(help="modality of the images, for the bank's prompts")],
-    anatomy: Annotated[str | None, typer.Option(help="body part, for the bank's prompts")] = None,
+    images: Annotated[list[Path], typer.Argument(help="image files or folders of them")],
+    modality: Annotated[str | None, typer.Option(help="modality of the images; the only one of the model's")] = None,
+    anatomy: Annotated[str | None, typer.Option(help="body part; the only one that the model has for it")] = None,
     finding: Annotated[
-        list[str] | None, typer.Option(help="candidate; may be repeated; all known if not given")
+        list[str] | None, typer.Option(help="candidate; may be repeated; all that the model was trained on")
+    ] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=TEXT", help="a candidate in your own words; may be repeated")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Which finding does each image look most like? Probabilities over the candidates; no diagnosis."""
-    from medweave.corpus.captions.bank import Bank
+    """Which finding does each image look most like? Probabilities of the candidates; no diagnosis."""
     from medweave.models.load import load
+    from medweave.serving.classify import as_data, as_text
     from medweave.serving.classify import classify as answer
-    from medweave.serving.classify import prompts_for
+    from medweave.serving.question import question
 
-    answers = answer(load(model), images, prompts_for(Bank.load(), modality, anatomy, finding or ()))
-    if as_json:
-        print(
-            json.dumps(
-                [{"image": a.image, "findings": dict(zip(a.findings, a.probabilities, strict=True))} for a in answers]
-            )
-        )
-        return
-    for each in answers:
-        print(each.image)
-        for name, probability in zip(each.findings, each.probabilities, strict=True):
-            print(f"  {probability:6.1%}  {name}")
+    encoder = load(model)
+    asked = question(encoder, modality, anatomy, finding or (), prompt or ())
+    answers, kind = answer(encoder, images, asked.prompts, asked.calibration), encoder.head.kind
+    print(json.dumps(as_data(answers, asked, kind), indent=2) if as_json else as_text(answers, asked, kind))
+    _tell_unreadable([f"{a.image}: {a.problem}" for a in answers if a.problem is not None])
 
 
 @app.command()
@@ -178,13 +178,19 @@ def embed(
     out: Annotated[Path, typer.Option(help="Parquet file of rows")] = Path("rows.parquet"),
     text: Annotated[bool, typer.Option("--text", help="embed the arguments as texts")] = False,
 ) -> None:
-    """Unit rows of images or texts, as a Parquet file."""
+    """Unit rows of images or texts, as a Parquet file; files that cannot be read are listed beside it."""
     from medweave.models.load import load
-    from medweave.serving.embed import embed_images, embed_texts
+    from medweave.serving.embed import embed_images, embed_texts, skipped_file
 
     encoder = load(model)
-    count = embed_texts(encoder, inputs, out) if text else embed_images(encoder, [Path(i) for i in inputs], out)
+    if text:
+        print(f"{embed_texts(encoder, inputs, out)} rows of width {encoder.dim} in {out}")
+        return
+    count, unreadable = embed_images(encoder, [Path(i) for i in inputs], out)
     print(f"{count} rows of width {encoder.dim} in {out}")
+    if unreadable:
+        say(f"{len(unreadable)} files cannot be read, listed in {skipped_file(out)}")
+    _tell_unreadable([f"{file.path}: {file.error}" for file in unreadable])
 
 
 @app.command()
@@ -196,6 +202,16 @@ def doctor() -> None:
     for row in rows:
         print(f"{row.state:4}  {row.what}: {row.found}" + (f"; {row.todo}" if row.todo else ""))
     if any(row.state == "FAIL" for row in rows):
+        raise typer.Exit(1)
+
+
+def _tell_unreadable(lines: list[str]) -> None:
+    """The first unreadable files and their reasons; the exit status is then 1."""
+    for line in lines[:SHOWN]:
+        say(line)
+    if len(lines) > SHOWN:
+        say(f"and {len(lines) - SHOWN} more")
+    if lines:
         raise typer.Exit(1)
 
 

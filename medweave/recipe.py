@@ -36,25 +36,35 @@ def load_recipe(path: Path | str, kind: type[S], overrides: Sequence[str] = ()) 
 
     Raises RequestError with one line for each mistake: dotted path, what is wrong, nearest valid names.
     """
-    return check(merged(Path(path), overrides), kind, where=path)
+    tree, wrong = merged(Path(path), overrides)
+    return check(tree, kind, where=path, wrong=wrong)
 
 
-def merged(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The recipe as plain data: bases below it (`extends`), overrides above it."""
-    tree = _with_bases(path, seen=())
+def merged(path: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
+    """The recipe as plain data, bases below it (`extends`) and overrides above it; and what is wrong with overrides.
+
+    Raises RequestError for a file that cannot be read.
+    """
+    tree, wrong = _with_bases(path, seen=()), []
     for override in overrides:
-        _override(tree, override)
-    return tree
+        try:
+            _override(tree, override)
+        except RequestError as error:
+            wrong.append(str(error))
+    return tree, wrong
 
 
-def check(tree: dict[str, Any], kind: type[S], where: str | Path) -> S:
-    """Plain data as a checked `kind`. Raises RequestError listing every mistake."""
+def check(tree: dict[str, Any], kind: type[S], where: str | Path, wrong: Sequence[str] = ()) -> S:
+    """Plain data as a checked `kind`. Raises RequestError listing every mistake; wrong: those that are known before."""
+    lines, checked = list(wrong), None
     try:
-        return kind.model_validate(tree)
+        checked = kind.model_validate(tree)
     except ValidationError as error:
-        lines = [_line(e, kind) for e in error.errors()]
+        lines += [_line(e, kind) for e in error.errors()]
+    if checked is None or lines:
         count = f"{len(lines)} mistakes" if len(lines) > 1 else "a mistake"
-        raise RequestError(f"{count} in {where}\n" + "\n".join(f"  {line}" for line in lines)) from None
+        raise RequestError(f"{count} in {where}\n" + "\n".join(f"  {line}" for line in lines))
+    return checked
 
 
 def as_data(recipe: Section) -> dict[str, Any]:
@@ -74,7 +84,9 @@ def by_kind(package: str, attribute: str) -> Callable[[Any], Any]:
         if isinstance(value, Section):
             return value
         if not isinstance(value, dict) or "kind" not in value:
-            raise PydanticCustomError("missing", "needs `kind:` (one of {names})", {"names": ", ".join(kinds(package))})
+            raise PydanticCustomError(
+                "missing_kind", "needs `kind:` (one of {names})", {"names": ", ".join(kinds(package))}
+            )
         return kind_of(package, value["kind"], attribute).model_validate(value)
 
     return build
@@ -106,16 +118,20 @@ def _with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     base = tree.pop("extends", None)
     if base is None:
         return tree
+    if not isinstance(base, str):
+        raise RequestError("`extends` is no path of a recipe", where=path, todo="name one file: extends: base.yaml")
     return _merge(_with_bases(path.parent / base, (*seen, path.resolve())), tree)
 
 
 def read_yaml(path: Path) -> Any:
-    """The data of a YAML file. Raises RequestError when it is missing or broken, naming the line."""
+    """The data of a YAML file. Raises RequestError when it is missing, unreadable or broken, naming the line."""
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=SafeLoader)
     except FileNotFoundError:
         near = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")]) if path.parent.is_dir() else []
         raise RequestError("no such file", where=path, todo=_did_you_mean(near) if near else None) from None
+    except OSError as error:
+        raise RequestError(f"cannot be read: {error.strerror}", where=path) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RequestError(f"not a YAML file: {' '.join(str(error).split())}", where=path) from None
 
@@ -133,6 +149,10 @@ def _override(tree: dict[str, Any], override: str) -> None:
     dotted, sign, text = override.partition("=")
     if not sign or not dotted:
         raise RequestError(f"{override!r} is no override", todo="write it as a.b.c=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RequestError(f"the value of the override {override!r} is no YAML", todo="put it in quotes") from None
     *parents, last = dotted.split(".")
     node: Any = tree
     for depth, name in enumerate(parents):
@@ -143,12 +163,11 @@ def _override(tree: dict[str, Any], override: str) -> None:
                 f"the override {override!r} leads nowhere: nothing at {'.'.join(parents[: depth + 1])}"
             ) from None
     try:
-        value = yaml.safe_load(text)
         if isinstance(node, list):
             node[int(last)] = value
         else:
             node[last] = value
-    except (ValueError, IndexError, TypeError, yaml.YAMLError):
+    except (ValueError, IndexError, TypeError):
         raise RequestError(
             f"the override {override!r} leads nowhere", todo="check its path against the recipe"
         ) from None

@@ -1,21 +1,28 @@
 """The command line as a stranger meets it: help, mistakes, exit statuses."""
 
+import json
+import os
 import subprocess
 import sys
 
+import pyarrow.parquet as pq
 import pytest
+
+import medweave
+from medweave.cli import main
+from medweave.errors import RequestError
 
 VERBS = ("quickstart", "build", "info", "preview", "train", "evaluate", "compare", "classify", "embed", "doctor")
 
 
-def medweave(*words, cwd=None):
+def shell(*words, cwd=None):
     return subprocess.run(
         [sys.executable, "-m", "medweave", *words], capture_output=True, text=True, cwd=cwd, check=False
     )
 
 
 def test_help_names_every_verb():
-    shown = medweave("--help")
+    shown = shell("--help")
     assert shown.returncode == 0
     assert all(verb in shown.stdout for verb in VERBS)
 
@@ -29,7 +36,124 @@ def test_help_names_every_verb():
     ],
 )
 def test_mistakes_are_one_line_and_status_2(tmp_path, words, said):
-    shown = medweave(*words, cwd=tmp_path)
+    shown = shell(*words, cwd=tmp_path)
     assert shown.returncode == 2
     assert said in shown.stderr
     assert "Traceback" not in shown.stderr
+
+
+RECIPE = """
+name: tiny
+corpus:
+  path: corpus
+  workers: 1
+  sources: [{{kind: phantoms, modalities: [ultrasound], patients: 20, images: 2, size: 64}}]
+  groups: {{near: {{search: false}}}}
+  split: {{train: 0.5, validation: 0.25, test: 0.25}}
+model:
+  image: {{tower: "timm:test_resnet", size: 32, resize: squash}}
+  text: {{tower: "transformers:{bert}", context: 32}}
+  embed: 12
+train: {{run: runs/tiny, steps: 6, batch: 16, workers: 0}}
+evaluate: {{draws: 100, benchmarks: [corpus-zero-shot]}}
+"""
+WRONG = "{name: wrong, task: zero_shot, expected: {images: 1}}"
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """A working folder with the recipe of a run of seconds and a text tower of random weights."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "breast", "ultrasound", "with", "cyst", "mass"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    BertTokenizerFast(vocab=str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "bert")
+    tower = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = BertConfig(vocab_size=len(words), max_position_embeddings=40, pad_token_id=0, **tower)
+    BertModel(config).save_pretrained(tmp_path / "bert")
+    (tmp_path / "tiny.yaml").write_text(RECIPE.format(bert=tmp_path / "bert"))
+    (tmp_path / "wrong.yaml").write_text(WRONG)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """A function of the words of a command to what it printed; it must end with the status that is expected."""
+
+    def run(*words, status=0, errors=False):
+        monkeypatch.setattr(sys, "argv", ["medweave", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        shown = capsys.readouterr()
+        assert end.value.code == status, shown.err
+        return shown.err if errors else shown.out
+
+    return run
+
+
+@pytest.mark.slow
+def test_every_verb_from_a_recipe_to_answers(lab, cli):
+    assert "phantom_ultrasound" in cli("build", "tiny.yaml", "--dry-run") and not (lab / "corpus").exists()
+    assert "phantom_ultrasound" in cli("build", "tiny.yaml")
+    assert json.loads(cli("info", "corpus", "--json"))["samples"] == 120
+    assert cli("preview", "corpus", "--count", 4).strip() == "corpus/preview.html"
+    assert cli("train", "tiny.yaml").strip() == "runs/tiny"
+
+    (lab / "elsewhere").mkdir()
+    os.chdir(lab / "elsewhere")  # a run knows its corpus from any folder
+    assert "not calibrated" in cli("classify", lab / "runs" / "tiny", lab / "corpus" / "preview.html", status=1)
+    assert "corpus-zero-shot/phantom_ultrasound" in cli("evaluate", lab / "runs" / "tiny")
+    os.chdir(lab)
+    (one,) = json.loads(cli("evaluate", "runs/tiny", "evaluate.draws=120", "--json"))["results"]
+    assert one["n"] == 30 and (lab / "runs" / "tiny" / "evaluations" / "report.html").exists()
+    wrong = cli("evaluate", "runs/tiny", "--benchmark", "wrong.yaml", "--out", "again", status=1)
+    assert "expected 1 test images, found 30" in wrong
+    assert "give evaluate.data=null" in cli("evaluate", "runs/tiny", "evaluate.data.test=train", status=2, errors=True)
+    cli("evaluate", "runs/tiny", "--out", "again")
+    compared = json.loads(
+        cli("compare", "runs/tiny/evaluations", "again", "--json", "--out", "page.html").split("page.html")[0]
+    )
+    assert compared and (lab / "page.html").exists()
+
+
+@pytest.mark.slow
+def test_a_run_answers_for_its_own_images(lab, cli):
+    cli("build", "tiny.yaml")
+    cli("train", "tiny.yaml")
+    cli("evaluate", "runs/tiny")
+    corpus = medweave.open_corpus("corpus")
+    (lab / "images" / "deep").mkdir(parents=True)
+    for number, place in enumerate(("a.jpg", "deep/b.JPG")):
+        (lab / "images" / place).write_bytes(corpus.read(number))
+    (lab / "images" / "bad.png").write_bytes(b"no image")
+
+    told = json.loads(cli("classify", "runs/tiny", "images", "--json", status=1))
+    assert [one["image"] for one in told["images"]] == ["images/a.jpg", "images/deep/b.JPG"]
+    assert all(set(one["findings"]) == {"normal", "cyst", "malignant mass"} for one in told["images"])
+    assert [one["image"] for one in told["unreadable"]] == ["images/bad.png"]
+    assert (told["modality"], told["anatomy"], told["kind"]) == ("ultrasound", "breast", "softmax")
+    assert told["calibration"]["sources"] == ["phantom_ultrasound"] and told["calibration"]["images"] == 30
+    text = cli("classify", "runs/tiny", "images/a.jpg", "--finding", "cyst", "--finding", "normal")
+    assert "calibrated on 30 validation images of phantom_ultrasound" in text and "mass" not in text
+    assert "not calibrated" in cli(
+        "classify", "runs/tiny", "images/a.jpg", "--prompt", "x=a cyst", "--prompt", "y=a mass"
+    )
+    for words, name in ((("--finding", "cist"), "cyst"), (("--modality", "ultrasond"), "ultrasound")):
+        assert name in cli("classify", "runs/tiny", "images/a.jpg", *words, status=2, errors=True)
+
+    said = cli("embed", "runs/tiny", "images", "--out", "rows.parquet", status=1, errors=True)
+    assert "images/bad.png: not a readable image" in said and (lab / "rows.skipped.parquet").exists()
+    assert pq.read_table("rows.parquet")["path"].to_pylist() == ["images/a.jpg", "images/deep/b.JPG"]
+    assert cli("embed", "runs/tiny", "a cyst", "--text").startswith("1 rows of width 12")
+
+
+def test_python_takes_the_recipes_that_the_verbs_take(lab):
+    recipe = medweave.read_recipe("tiny.yaml")
+    built = [medweave.build(asked).hash for asked in ("tiny.yaml", lab / "tiny.yaml", recipe, recipe.corpus)]
+    assert len(set(built)) == 1
+    (lab / "none.yaml").write_text("name: x\n")
+    with pytest.raises(RequestError, match="no section `corpus:`"):
+        medweave.build("none.yaml")
+    assert medweave.train("tiny.yaml").finished and medweave.train(recipe).path.name == "tiny"

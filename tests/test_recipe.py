@@ -1,5 +1,6 @@
 """Recipes: bases, overrides, and every mistake at once with dotted paths and nearest names."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -55,10 +56,51 @@ def test_extends_merges_and_overrides_win(tmp_path):
     assert recipe.name == "trial"
 
 
-@pytest.mark.parametrize("override", ["train.steps", "corpus.sources.7.patients=1", "name.more=1"])
-def test_bad_overrides_are_refused(tmp_path, override):
-    with pytest.raises(RequestError):
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.steps", "write it as a.b.c=value"),
+        ("corpus.sources.7.patients=1", "nothing at corpus.sources.7"),
+        ("name.more=1", "leads nowhere"),
+        ("train.steps=[1", "is no YAML"),
+    ],
+)
+def test_bad_overrides_are_refused(tmp_path, override, words):
+    with pytest.raises(RequestError, match=words) as error:
         read(written(tmp_path, GOOD), [override])
+    assert "a mistake in" in str(error.value)
+
+
+def test_bad_overrides_hide_no_other_mistake(tmp_path):
+    with pytest.raises(RequestError) as error:
+        read(written(tmp_path, GOOD.replace("steps", "stepps")), ["name.more=1", "train.batchh=4", "seed=-1"])
+    message = str(error.value)
+    assert "4 mistakes in" in message and "leads nowhere" in message
+    assert all(path in message for path in ("train.stepps", "train.batchh", "seed: "))
+
+
+@pytest.mark.parametrize("source", ["{patients: 4}", "phantoms"])
+def test_a_source_without_kind_is_told_the_kinds(tmp_path, source):
+    with pytest.raises(RequestError, match=r"corpus.sources.0: needs `kind:` \(one of folder, .*phantoms"):
+        read(written(tmp_path, GOOD.replace("{kind: phantoms, patients: 4}", source)))
+
+
+def test_a_base_is_one_path(tmp_path):
+    with pytest.raises(RequestError, match=r"no path of a recipe .*recipe.yaml.*name one file"):
+        read(written(tmp_path, "extends: [a.yaml]"))
+
+
+def test_what_cannot_be_read_is_said_in_one_line(tmp_path, monkeypatch):
+    with pytest.raises(RequestError, match="cannot be read: Is a directory"):
+        read(tmp_path)
+    path = written(tmp_path, GOOD)
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: open_for_nobody())
+    with pytest.raises(RequestError, match=r"cannot be read: Permission denied \(.*recipe.yaml\)$"):
+        read(path)
+
+
+def open_for_nobody():
+    raise PermissionError(errno.EACCES, "Permission denied")
 
 
 def test_a_recipe_that_extends_itself_is_refused(tmp_path):

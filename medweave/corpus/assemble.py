@@ -21,6 +21,7 @@ from medweave.corpus import records, verify
 from medweave.corpus.overlays import file_of, write_table
 from medweave.corpus.plan import Plan
 from medweave.corpus.recipe import CorpusRecipe
+from medweave.corpus.salt import hashes_of_salts
 from medweave.corpus.shards import INDEX
 from medweave.corpus.store import FORMAT, PLACES, Corpus
 from medweave.errors import UserError
@@ -174,6 +175,7 @@ def _facts(
         ],
         "thin": [thin._asdict() for thin in plan.thin],
         "recipe": content_of(plan.recipe),
+        "salts": hashes_of_salts(plan.recipe),
         "captions": _caption_shares(plan),
         "banks": {path.name: hash_of_file(path) for path in banks},
         "strata": strata,

@@ -24,6 +24,7 @@ from medweave.corpus.listing import SCHEMA, open_source
 from medweave.corpus.make_shard import Cost, Task, cost_of, make_shard
 from medweave.corpus.plan import Plan, dry_run_text, listed, make_plan, warnings_of
 from medweave.corpus.recipe import SIDES, CorpusRecipe
+from medweave.corpus.salt import with_salts
 from medweave.corpus.sample import MODALITIES
 from medweave.corpus.shards import stem_of
 from medweave.corpus.store import Corpus, open_corpus
@@ -51,6 +52,7 @@ def build(recipe: CorpusRecipe, engine: Engine | None = None) -> Corpus:
     with only_writer(recipe.path):
         (recipe.path / records.FOLDER).mkdir(exist_ok=True)
         corpus = _existing(recipe)
+        recipe = with_salts(recipe, corpus.facts if corpus else None)
         if corpus:
             _restore(corpus, recipe, engine)
         made = plan_of(recipe, corpus)
@@ -70,7 +72,9 @@ def dry_run(recipe: CorpusRecipe) -> str:
     Raises RequestError where `build` would: for a folder of other files, or a recipe that would change a corpus.
     """
     _check_folder(recipe.path)
-    made = plan_of(recipe, _existing(recipe))
+    corpus = _existing(recipe)
+    recipe = with_salts(recipe, corpus.facts if corpus else None, keep=False)
+    made = plan_of(recipe, corpus)
     return dry_run_text(made, _cost(made))
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from medweave.corpus import columns, firstpass
 from medweave.corpus.near import near_pairs
 from medweave.corpus.recipe import CorpusRecipe, NearRecipe
+from medweave.errors import unknown_name
 from medweave.progress import say
 
 STRICT = {"fundus": 0.65}  # round images of two eyes are more alike than other pictures are
@@ -34,8 +35,12 @@ class Copies:
 
 
 def find_copies(table: pa.Table, old: int, sources: Sequence[Any], recipe: CorpusRecipe) -> Copies:
-    """Read every image whose source is searched for near-duplicates (from the cache, if it was read before)."""
+    """Read every image whose source is searched for near-duplicates (from the cache, if it was read before).
+
+    Raises RequestError when `groups.sources` names a source that there is not.
+    """
     code, names = columns.numbers(table["source"])
+    _check_names(recipe, {*names, *(name for source in sources for name in getattr(source, "names", ()))})
     near = [recipe.groups.sources.get(name, recipe.groups.near) for name in names]
     searched = np.flatnonzero(np.array([n.search for n in near], bool)[code])
     if not len(searched):
@@ -51,6 +56,12 @@ def find_copies(table: pa.Table, old: int, sources: Sequence[Any], recipe: Corpu
     pairs = _pairs(table, rows[usable], prints, usable, [near[c] for c in code[rows[usable]]])
     everything = len(new) == len(table) - old
     return Copies(reasons, pairs, int(prints.bytes[: len(new)].sum()) if everything else None)
+
+
+def _check_names(recipe: CorpusRecipe, known: set[str]) -> None:
+    for name in recipe.groups.sources:
+        if name not in known:
+            raise unknown_name("source", name, known, where="corpus.groups.sources")
 
 
 def _tell_of_lost(prints: firstpass.Prints, new: int) -> None:

@@ -70,7 +70,7 @@ def facts(path: Path, salt: str) -> Facts:
     with one_reason(*DAMAGED):
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
         return Facts(
-            modality=MODALITIES.get(str(header.get("Modality", "")).strip().upper(), "other"),
+            modality=modality_of(header),
             anatomy=str(header.get("BodyPartExamined") or "").strip().lower() or None,
             patient=_pseudonym(header.get("PatientID"), salt),
             study=_pseudonym(header.get("StudyInstanceUID"), salt),
@@ -86,7 +86,8 @@ def pixels(
 ) -> np.ndarray:
     """One frame as uint8 [h,w] or [h,w,3].
 
-    window: centre and width in rescaled units; None: the file's own LUT or first window, or least to greatest value.
+    window: centre and width in rescaled units, for CT alone; None, and for all else: the file's own LUT or first
+    window, or least to greatest value.
     Raises BadImage when it has no pixels, is beyond the limits (seen from the header) or does not decode.
     """
     _check_readable(data)
@@ -102,7 +103,12 @@ def pixels(
         values = pixel_array(dataset, index=index)
         if values.ndim == 3 or dataset.PhotometricInterpretation == "PALETTE COLOR":
             return _colour(values, dataset)
-        return _grey(values, dataset, index, window)
+        return _grey(values, dataset, index, window if modality_of(dataset) == "ct" else None)
+
+
+def modality_of(dataset: pydicom.Dataset) -> str:
+    """The modality of a data set in our word; "other" for one that has none, or one that is no imaging of ours."""
+    return MODALITIES.get(str(dataset.get("Modality", "")).strip().upper(), "other")
 
 
 def _check_readable(start: bytes) -> None:

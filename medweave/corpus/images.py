@@ -7,14 +7,25 @@ fast, of what `prepare` made. Arrays are uint8: [h,w] grey, [h,w,3] RGB.
 from __future__ import annotations
 
 import io
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from medweave.corpus import dicom
-from medweave.corpus.limits import BadImage, check_bytes, check_shape, frame_index, in_short, one_reason, to_8_bit
+from medweave.corpus.limits import (
+    BadImage,
+    check_bytes,
+    check_shape,
+    frame_index,
+    in_short,
+    one_reason,
+    pillow_allows,
+    to_8_bit,
+)
 from medweave.corpus.recipe import ImageRecipe, LimitsRecipe
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
@@ -52,7 +63,7 @@ def prepare(data: bytes | np.ndarray, limits: LimitsRecipe, recipe: ImageRecipe)
     check_bytes(len(data), limits)
     if dicom.is_dicom(data):
         return _encoded(dicom.pixels(data, limits, recipe.frame, recipe.window), recipe)
-    with one_reason(*DAMAGED), _opened(data) as picture:
+    with one_reason(*DAMAGED), pillow_allows(limits.pixels), _opened(data) as picture:
         check_shape(*picture.size, limits, getattr(picture, "n_frames", 1))
         small = _sound_pixels(picture, data)
         plain = picture.mode in ("L", "RGB") and _orientation(picture) == 1
@@ -72,7 +83,7 @@ def decode(data: bytes, at_least: int | None = None, *, grey: bool = False) -> n
             colours = "GRAY" if grey and simplejpeg.decode_jpeg_header(data)[2] == "Gray" else "RGB"
             pixels = _scaled_down(data, at_least, colours)
             return pixels[..., 0] if colours == "GRAY" else pixels
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+        with _header(data, ("PNG",)) as picture:
             return np.array(picture.convert("L" if grey and picture.mode == "L" else "RGB"))
     except Exception as error:  # a damaged file can raise anything inside a decoder
         raise BadImage(f"{DAMAGED[0]} ({in_short(error)})", DAMAGED[1]) from None
@@ -88,14 +99,28 @@ def _checked(array: np.ndarray, limits: LimitsRecipe) -> np.ndarray:
 
 
 def _opened(data: bytes) -> ImageFile.ImageFile:
-    """The file with only its header read."""
+    """The file with only its header read, of any size."""
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return _header(data, FORMATS)
     except Image.DecompressionBombError:
-        raise BadImage(f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels", "shrink it first") from None
+        raise
     except Exception as error:  # a damaged header can raise anything inside Pillow
         known = "JPEG, PNG, TIFF, BMP, GIF, WebP, JPEG 2000, PPM or DICOM"
         raise BadImage(f"not a readable image ({type(error).__name__})", f"give a whole file of {known}") from None
+
+
+def _header(data: bytes, formats: Sequence[str]) -> ImageFile.ImageFile:
+    """As Image.open, but for its limit on pixels, which would hide a picture's width and height from our own check."""
+    for name in formats:
+        if name not in Image.OPEN:
+            Image.init()
+        factory, accept = Image.OPEN[name]
+        try:
+            if accept is None or accept(data[:16]) is True:
+                return factory(io.BytesIO(data), "")
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue
+    raise UnidentifiedImageError
 
 
 def _sound_pixels(picture: ImageFile.ImageFile, data: bytes) -> np.ndarray | None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from medweave.corpus.recipe import LimitsRecipe
+
+_lock = threading.Lock()
+_inside: list[int] = []
+_usual: int | None = None
 
 
 class BadImage(Exception):
@@ -33,6 +40,43 @@ def one_reason(what: str, remedy: str) -> Iterator[None]:
         raise BadImage(f"{what} ({in_short(error)})", remedy) from None
 
 
+@contextmanager
+def pillow_allows(pixels: int) -> Iterator[None]:
+    """Inside, Pillow refuses no picture of up to `pixels`; the last thread that leaves puts back Pillow's own limit.
+
+    That limit is one number for the whole process, at half of what is refused. Raises BadImage where it is exceeded.
+    """
+    _enter(pixels)
+    try:
+        yield
+    except Image.DecompressionBombError as error:
+        count = int(re.findall(r"\d+", str(error))[0])
+        raise too_many(f"{count:,} pixels", pixels) from None
+    finally:
+        _leave(pixels)
+
+
+def _enter(pixels: int) -> None:
+    global _usual
+    with _lock:
+        if not _inside:
+            _usual = Image.MAX_IMAGE_PIXELS
+        _inside.append(pixels)
+        _set_limit()
+
+
+def _leave(pixels: int) -> None:
+    with _lock:
+        _inside.remove(pixels)
+        _set_limit()
+
+
+def _set_limit() -> None:
+    """The most that any thread inside allows, and never less than what was there before."""
+    if _usual is not None:
+        Image.MAX_IMAGE_PIXELS = max([_usual, *((pixels + 1) // 2 for pixels in _inside)])
+
+
 def in_short(error: BaseException) -> str:
     """The first words of an error, on one line."""
     return " ".join(str(error).split())[:100] or type(error).__name__
@@ -53,8 +97,7 @@ def check_shape(width: int, height: int, limits: LimitsRecipe, frames: int = 1) 
     if width < 1 or height < 1 or frames < 1:
         raise BadImage(f"no pixels ({width} x {height} px, {frames} frames)", "export the image again")
     if width * height > limits.pixels:
-        size = f"{width:,} x {height:,} px"
-        raise BadImage(f"{size}, more than limits.pixels = {limits.pixels:,}", "shrink it, or raise limits.pixels")
+        raise too_many(f"{width:,} x {height:,} px", limits.pixels)
     if max(width, height) > limits.aspect * min(width, height):
         size = f"{width:,} x {height:,} px"
         raise BadImage(f"{size}, narrower than limits.aspect = {limits.aspect:g}", "crop it, or raise limits.aspect")
@@ -62,6 +105,11 @@ def check_shape(width: int, height: int, limits: LimitsRecipe, frames: int = 1) 
         raise BadImage(
             f"{frames:,} frames, more than limits.frames = {limits.frames:,}", "split it, or raise limits.frames"
         )
+
+
+def too_many(size: str, most: int) -> BadImage:
+    """The refusal of a picture of that size where limits.pixels is `most`."""
+    return BadImage(f"{size}, more than limits.pixels = {most:,}", "shrink it, or raise limits.pixels")
 
 
 def frame_index(choice: Literal["first", "middle", "last"] | int, frames: int) -> int:

@@ -66,7 +66,9 @@ class ImageRecipe(Section):
         "middle", description="which frame of a multi-frame DICOM or TIFF file is the image"
     )
     window: tuple[float, float] | None = Field(
-        None, description="centre and width of the DICOM window in rescaled units (CT: HU); None: the file's own"
+        None,
+        description="centre and width in HU of the window of CT in DICOM files; None: the file's own. DICOM files of "
+        "other modalities always keep their own window or lookup table",
     )
 
 

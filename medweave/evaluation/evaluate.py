@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from medweave import memory
 from medweave.errors import RequestError, UserError
@@ -29,16 +30,19 @@ from medweave.evaluation.cache import Embedder, EncoderLike
 from medweave.evaluation.calibration import fit_temperature
 from medweave.evaluation.cases import Broken, Case, cases
 from medweave.evaluation.leaks import TrainingImages, training_images
+from medweave.evaluation.parts import numbers_of
 from medweave.evaluation.predictions import Predictions
 from medweave.evaluation.recipe import EvaluateRecipe, Part
 from medweave.evaluation.results import Result, Results
 from medweave.evaluation.sealed import Ledger
 from medweave.files import hash_of, only_writer, read_json, write_json
 from medweave.progress import say
-from medweave.recipe import as_data, check, read_yaml
+from medweave.recipe import as_data, check, merged
 
 if TYPE_CHECKING:
     from medweave.corpus.store import Corpus
+
+FOR_SERVING = ("calibration", "places", "reading")  # facts of a model that no result rests on
 
 
 @dataclass
@@ -55,7 +59,7 @@ class _Work:
 
 
 def evaluate(
-    model: EncoderLike | str,
+    model: EncoderLike | Path | str,
     benchmarks: Sequence[str | Benchmark] | None = None,
     corpus: Corpus | Path | str | None = None,
     out: Path | str | None = None,
@@ -63,39 +67,70 @@ def evaluate(
 ) -> Results:
     """Score a model on benchmarks and write `out`/results.json with predictions.
 
-    model: an Encoder or a reference that `load` takes. What is not given is taken from the recipe.
+    model: an Encoder or a reference that `load` takes. What is not given is as the recipe says, that is the `evaluate:`
+    section of a run's own; `out` is then evaluations/ of a model's folder. The temperatures of prompted cases are
+    written into that folder, for `classify`.
     Raises RequestError when the request itself is wrong; a benchmark that fails is listed in `.failed`.
     """
     memory.keep()
-    recipe = recipe or EvaluateRecipe()
-    folder = Path(out) if out is not None else recipe.out
+    home = Path(model) if isinstance(model, str | Path) and Path(model).is_dir() else None
+    recipe = recipe or (recipe_of(home) if home else EvaluateRecipe())
+    folder = Path(out) if out is not None else recipe.out or (home / "evaluations" if home else None)
     if folder is None:
         raise RequestError("no folder for the results", todo="give `out`")
     encoder = _loaded(model)
     asked = [b if isinstance(b, Benchmark) else benchmarks_.load(b) for b in benchmarks or recipe.benchmarks]
-    results = Results(folder, {"name": encoder.name, "weights": encoder.weights_hash, "facts": encoder.facts})
+    facts = {name: value for name, value in encoder.facts.items() if name not in FOR_SERVING}
+    results = Results(folder, {"name": encoder.name, "weights": encoder.weights_hash, "facts": facts})
     with only_writer(folder):
         for one in asked:
             _run_benchmark(one, encoder, corpus if corpus is not None else recipe.corpus, recipe, results)
         results.write(recipe.draws, recipe.seed)
+    if home:
+        _keep_temperatures(home, results)
     return results
 
 
-def evaluate_command(model: str, benchmarks: Sequence[str], corpus: Path | None, out: Path | None) -> Results:
-    """`medweave evaluate`: as the `evaluate:` section of the run's recipe says, where MODEL is a run folder.
+def recipe_of(run: Path, overrides: Sequence[str] = ()) -> EvaluateRecipe:
+    """The `evaluate:` section of a run's recipe; the defaults where there is none.
 
-    Results go to `out`, or to evaluations/ of the model's folder.
+    overrides: `evaluate.a.b=c`. Raises RequestError for others, and where there is no recipe to override.
     """
-    recipe = recipe_of(Path(model))
-    folder = out or recipe.out or (Path(model) / "evaluations" if Path(model).is_dir() else None)
-    return evaluate(model, list(benchmarks) or None, corpus, folder, recipe)
-
-
-def recipe_of(run: Path) -> EvaluateRecipe:
-    """The `evaluate:` section of a run's recipe; the defaults where there is none."""
     path = run / "recipe.yaml"
-    tree = (read_yaml(path) or {}) if path.is_file() else {}
-    return check(tree.get("evaluate") or {}, EvaluateRecipe, path)
+    wrong = [one for one in overrides if not one.startswith("evaluate.")]
+    if wrong:
+        raise RequestError(f"{wrong[0]!r} does not override how a model is evaluated", todo="write evaluate.a.b=c")
+    if not path.is_file() and not overrides:
+        return EvaluateRecipe()
+    tree, mistakes = merged(path, overrides)
+    return check(tree.get("evaluate") or {}, EvaluateRecipe, path, mistakes)
+
+
+def _keep_temperatures(home: Path, results: Results) -> None:
+    """Write the temperatures of prompted cases into the model's folder, beside those of other cases and corpora."""
+    from medweave.models.folder import add_facts, facts_of
+    from medweave.models.public import model_folder
+
+    prompted = [result for result in results.results if result["task"] == "zero_shot"]
+    fitted = [_temperature(result) for result in prompted if result["calibration"]["served"] is not None]
+    if not fitted:
+        return
+    folder, weights = model_folder(str(home)), results.model["weights"]
+    known = facts_of(folder).get("calibration") or {}
+    anew = {(result["inputs"]["corpus"], result["benchmark"]) for result in prompted}
+    kept = known["cases"] if known.get("weights") == weights else []
+    kept = [case for case in kept if (case["corpus"], case["benchmark"]) not in anew]
+    try:
+        add_facts(folder, {"calibration": {"weights": weights, "cases": kept + fitted}})
+    except PermissionError:
+        say(f"{folder} is read only: its temperatures are not kept for classify")
+
+
+def _temperature(result: Result) -> dict[str, Any]:
+    """What `classify` must know of one calibrated case."""
+    named = {name: result[name] for name in ("benchmark", "source", "modality", "anatomy")}
+    fitted = {name: result["calibration"][name] for name in ("images", "groups")}
+    return {**named, "corpus": result["inputs"]["corpus"], "temperature": result["calibration"]["served"], **fitted}
 
 
 def _run_benchmark(
@@ -103,7 +138,11 @@ def _run_benchmark(
 ) -> None:
     try:
         work = _work(encoder, _opened(one, given, encoder), recipe)
-        part = _part(one, work)
+    except UserError as error:
+        results.failed.append({"benchmark": one.name, "reason": str(error)})
+        return
+    part = _part(one, work)
+    try:
         found = list(cases(one, work.corpus, part, recipe.confounded))
     except UserError as error:
         results.failed.append({"benchmark": one.name, "reason": str(error)})
@@ -143,7 +182,7 @@ def _run(
 ) -> Result:
     _check_images(case, one)
     answer: Answer = task.run(case, setting)
-    calibration = _calibrated(case, answer)
+    calibration = _calibrated(case, answer, work.encoder)
     choices = answer.choices | {"temperature": calibration["temperature"]}
     truth = case.test.open(choices, work.ledger)
     predictions = _predictions(case, answer, calibration["temperature"], part, truth)
@@ -176,12 +215,19 @@ def _run(
     }
 
 
-def _calibrated(case: Case, answer: Answer) -> dict[str, Any]:
-    """The temperature from the validation part, or None with the reason."""
+def _calibrated(case: Case, answer: Answer, encoder: EncoderLike) -> dict[str, Any]:
+    """The temperature from the validation part, or None with the reason.
+
+    served: the temperature for the head's own probabilities, which `classify` gives; another one where a sigmoid head
+    is scored on a single-label case.
+    """
     if answer.validation is None or not answer.calibratable:
         reason = "the task trains on the validation part" if answer.calibratable else "scores are no log-odds"
-        return {"temperature": None, "images": 0, "groups": 0, "reason": reason}
-    return fit_temperature(answer.validation, case.validation.truth, case.validation.groups, case.multi)
+        return {"temperature": None, "served": None, "images": 0, "groups": 0, "reason": reason}
+    known = answer.validation, case.validation.truth, case.validation.groups
+    fitted, sigmoid = fit_temperature(*known, case.multi), encoder.head.kind == "sigmoid"
+    served = fitted if case.multi == sigmoid else fit_temperature(*known, sigmoid)
+    return fitted | {"served": served["temperature"]}
 
 
 def _predictions(case: Case, answer: Answer, temperature: float | None, part: Part, truth: np.ndarray) -> Predictions:
@@ -206,6 +252,7 @@ def _inputs(case: Case, part: Part, work: _Work, task: ModuleType, setting: Sett
     """Hashes of all that a result depends on. Two results are comparable when `data` agrees."""
     recipe = {"benchmark": as_data(setting.benchmark), "part": as_data(part), "confounded": case.confounded}
     trained_on = work.encoder.facts.get("trained_on")
+    trained_on = trained_on and {name: value for name, value in trained_on.items() if name != "path"}
     return {
         "data": case.test.data_hash,
         "labels": case.test.labels_hash,
@@ -261,12 +308,39 @@ def _cache_of(corpus: Corpus) -> Path:
 
 
 def _part(one: Benchmark, work: _Work) -> Part:
-    """What the recipe says; else the fold that the model has not seen; else what the benchmark says."""
+    """What the recipe says; else the fold that the model has not seen; else what the benchmark says.
+
+    Raises RequestError when the recipe asks for a test on images that the model was trained on.
+    """
     trained_on = work.encoder.facts.get("trained_on") or {}
     mine = trained_on.get("part") if trained_on.get("corpus") == work.corpus.hash else None
-    if work.recipe.data is None and mine:
-        return Part.model_validate(mine)
-    return work.recipe.data or Part.model_validate(one.data.model_dump(exclude={"corpus", "source"}))
+    asked = work.recipe.data
+    if asked is None:
+        return Part.model_validate(mine or one.data.model_dump(exclude={"corpus", "source"}))
+    if mine is not None:
+        _check_unseen(one, work.corpus, asked, Part.model_validate(mine), trained_on.get("leave_out") or [])
+    return asked
+
+
+def _check_unseen(one: Benchmark, corpus: Corpus, asked: Part, mine: Part, left_out: Collection[str]) -> None:
+    """Raise RequestError when test images of `asked` are among those of `mine` that the model was trained on."""
+    if asked == mine:
+        return
+    both = np.intersect1d(numbers_of(corpus, asked, "test"), numbers_of(corpus, mine, "train"))
+    sources = corpus.index(["source"])["source"].take(pa.array(both)).to_pylist()
+    seen = [s for s in sources if s not in left_out and one.data.source in (None, s)]
+    if seen:
+        todo = "data=null" if mine.overlay is None else f"data.fold={mine.fold}"
+        raise RequestError(
+            f"{len(seen)} test images of {_named(asked)} are images that the model was trained on, which kept "
+            f"{_named(mine)} for its test",
+            where=one.name,
+            todo=f"give evaluate.{todo}",
+        )
+
+
+def _named(part: Part) -> str:
+    return f"split {part.test}" if part.overlay is None else f"fold {part.fold} of {part.overlay}"
 
 
 def _opened(one: Benchmark, given: Corpus | Path | str | None, encoder: EncoderLike) -> Corpus:
@@ -281,7 +355,7 @@ def _opened(one: Benchmark, given: Corpus | Path | str | None, encoder: EncoderL
     return open_corpus(wanted) if isinstance(wanted, str | Path) else wanted
 
 
-def _loaded(model: EncoderLike | str) -> EncoderLike:
+def _loaded(model: EncoderLike | Path | str) -> EncoderLike:
     if not isinstance(model, str | Path):
         return model
     from medweave.models.load import load

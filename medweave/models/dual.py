@@ -28,7 +28,7 @@ from medweave.models.architecture import (
 from medweave.models.folder import save
 from medweave.models.preprocess import Preprocess
 from medweave.models.public import open_whole
-from medweave.models.recipe import ImageTowerRecipe, ModelRecipe, TextTowerRecipe
+from medweave.models.recipe import FreezeRecipe, ImageTowerRecipe, ModelRecipe, TextTowerRecipe
 from medweave.models.tokens import Tokens, tokenizer_of
 from medweave.models.towers import freeze
 from medweave.models.two_towers import DualModel
@@ -58,9 +58,15 @@ def build(recipe: ModelRecipe, seed: int = 0) -> DualModel:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.seed_of(seed, "model"))
-        if recipe.start is not None:
-            return open_whole(recipe.start)
-        return _from_towers(recipe)
+        return _from_towers(recipe) if recipe.start is None else _from_whole(recipe.start, recipe.freeze)
+
+
+def _from_whole(start: str, how: FreezeRecipe | None) -> DualModel:
+    model = open_whole(start)
+    if how is not None:
+        freeze(model.clip.visual, how.image)
+        freeze(model.clip.text, how.text)
+    return model
 
 
 def _from_towers(recipe: ModelRecipe) -> DualModel:
@@ -141,6 +147,10 @@ def _arch_text(arch: str, text: TextTowerRecipe) -> _Text:
     context = text.context or int(config.get("context_length", 77))
     if "hf_model_name" in config:
         return _hub_text(config["hf_model_name"], config, context, text.dropout)
+    if text.dropout:
+        raise RequestError(
+            f"{arch} has open_clip's own text tower, without dropout", where="model.text.dropout", todo="leave it out"
+        )
     config["context_length"] = context
     return _Text(config, None, None, tokenizer_of(config), context)
 

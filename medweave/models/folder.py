@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ TOKENIZERS = ("token*", "vocab*", "merges*", "special_tokens*", "added_tokens*",
 def save(model: DualModel, folder: Path, facts: Mapping[str, Any] | None = None) -> None:
     """Write the model folder, whole or not at all; a folder that was there is replaced.
 
-    facts: what medweave.json keeps for cards and checks (recipe and corpus hash, licence, calibration, …).
+    facts: what medweave.json keeps for cards and checks (recipe and corpus hash, licence, calibration, …). The corpus
+    is named by its place relative to the run where it lies beside it, so that both can be moved together.
     """
     folder = folder.resolve()
     with _whole_folder(folder) as draft:
@@ -47,13 +48,19 @@ def save(model: DualModel, folder: Path, facts: Mapping[str, Any] | None = None)
         if isinstance(model.tokenize.tokenizer, HFTokenizer):
             model.tokenize.tokenizer.save_pretrained(str(draft))
         write_json(draft / CONFIG, _config(model.architecture.placed(folder), model.preprocess))
-        write_json(draft / FACTS, {"format": 1, "facts": {**model.facts, **(facts or {})}})
+        write_json(draft / FACTS, {"format": 1, "facts": _placed({**model.facts, **(facts or {})}, folder, _relative)})
 
 
 def add_facts(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Add to the facts of a saved model, for example its calibration."""
-    stored = read_json(folder / FACTS)
+    """Add to the facts of a saved model, for example its calibration; nothing else of it changes."""
+    stored = _part(folder / FACTS) or {"format": 1, "facts": {}}
     write_json(folder / FACTS, {**stored, "facts": {**stored["facts"], **facts}})
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    """What was stored with a model, its corpus by a path that can be opened; {} for a folder of another maker."""
+    folder = folder.resolve()
+    return _placed((_part(folder / FACTS) or {"facts": {}})["facts"], folder, _absolute)
 
 
 def open_folder(folder: Path) -> DualModel:
@@ -67,20 +74,23 @@ def open_folder(folder: Path) -> DualModel:
     clip = assemble(architecture)
     _load(clip, weights_file(folder))
     _correct(folder, config, architecture)
-    facts = read_json(folder / FACTS)["facts"] if (folder / FACTS).is_file() else {}
     tokens = Tokens(tokenizer_of(architecture.model_cfg["text_cfg"], folder), _context(architecture))
     preprocess = Preprocess.from_open_clip(config.get("preprocess_cfg") or {}, side_of(architecture))
-    return DualModel(clip, architecture, preprocess, tokens, facts).eval()
+    return DualModel(clip, architecture, preprocess, tokens, facts_of(folder)).eval()
 
 
 def export(folder: Path, out: Path, repository: str) -> None:
-    """Copy a model folder for the hub as `OWNER/NAME`: all that open_clip looks for is then found under that name."""
+    """Copy a model folder for the hub as `OWNER/NAME`: all that open_clip looks for is then found under that name.
+
+    Where the corpus lies on this machine is left out.
+    """
     config = read_json(folder / CONFIG)
     architecture = architecture_in(folder.resolve(), config["model_cfg"])
     with _whole_folder(out.resolve()) as draft:
-        for pattern in (WEIGHTS, FACTS, *TOKENIZERS):
+        for pattern in (WEIGHTS, *TOKENIZERS):
             for file in folder.glob(pattern):
                 shutil.copyfile(file, draft / file.name)
+        add_facts(draft, _placed(facts_of(folder), folder, lambda *_: None))
         placed = architecture.placed(draft, text=repository, image=f"hf-hub:{repository}")
         write_json(draft / CONFIG, {**config, "model_cfg": placed})
         parts = {**(architecture.text_config or {}), **(architecture.image_config or {})}
@@ -104,6 +114,26 @@ def side_of(architecture: Architecture) -> int:
     if len(sides) > 1:
         raise UserError(f"the model reads images of {size} pixels", todo="only square inputs are supported")
     return int(sides.pop())
+
+
+def _placed(facts: Mapping[str, Any], folder: Path, place: Callable[[str, Path], str | None]) -> dict[str, Any]:
+    """The facts with another path of the corpus: what `place` makes of it and the run's folder."""
+    trained_on = facts.get("trained_on") or {}
+    if not trained_on.get("path"):
+        return dict(facts)
+    return {**facts, "trained_on": {**trained_on, "path": place(trained_on["path"], folder.parent)}}
+
+
+def _relative(path: str, run: Path) -> str:
+    """Relative to the run where the corpus lies in the folder that holds the run, or below it."""
+    inside = Path(path).is_absolute() and Path(path).resolve().is_relative_to(run.parent)
+    return os.path.relpath(Path(path).resolve(), run) if inside else path
+
+
+def _absolute(path: str, run: Path) -> str:
+    """Back from the run's folder; what is not there stays as it is stored (a URL, a place on another machine)."""
+    found = Path(os.path.normpath(run / path))
+    return str(found) if found.exists() else path
 
 
 def _context(architecture: Architecture) -> int:

@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from open_clip.hf_model import HFTextEncoder
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
+from open_clip.transformer import PatchDropout
+from timm.layers import DropPath
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from medweave.errors import RequestError
 
+CHANCES = {_DropoutNd: "p", DropPath: "drop_prob", PatchDropout: "prob"}  # what drops -> how often
 BLOCK_LISTS = ("blocks", "stages", "layers", "resblocks", "layer", "block", "features")
 
 
@@ -69,6 +73,16 @@ def rest_frozen(model: nn.Module) -> None:
         parameters = list(module.parameters())
         if parameters and not any(p.requires_grad for p in parameters):
             module.eval()
+
+
+def drops(model: nn.Module) -> bool:
+    """Whether units, patches or blocks are dropped at random while the model learns."""
+    learning = model.training
+    active = [module for module in model.train().modules() if module.training]
+    model.train(learning)
+    return any(
+        isinstance(module, kind) and getattr(module, chance) for module in active for kind, chance in CHANCES.items()
+    )
 
 
 def is_convolutional(tower: nn.Module) -> bool:

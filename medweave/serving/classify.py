@@ -1,72 +1,96 @@
 """Findings of single images by prompts: which of the candidate findings does an image look most like?
 
-Probabilities are over the candidates that were asked about, at the model's own temperature (or the one that an
-evaluation fitted on validation data). They are no diagnosis.
+A softmax head gives shares of the candidates that were asked about, a sigmoid head the probability of each by itself:
+at the temperature that an evaluation fitted on validation data, else at the model's own. They are no diagnosis.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from medweave.corpus.captions.bank import Bank
-from medweave.corpus.images import decode, prepare
-from medweave.corpus.limits import BadImage
-from medweave.corpus.recipe import ImageRecipe, LimitsRecipe
-from medweave.errors import RequestError, nearest
+from medweave.errors import RequestError
+from medweave.evaluation.predictions import probabilities
 from medweave.models.load import Encoder
+from medweave.serving.calibration import Calibration
+from medweave.serving.question import Prompts, Question
+from medweave.serving.question import prompts_for as prompts_for
+from medweave.serving.reading import Read, batches, image_files, reading_of
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The candidates of one image with their probabilities, most likely first."""
+    """The candidates of one image with their probabilities, most likely first; none for an unreadable one, and why."""
 
     image: str
-    findings: tuple[str, ...]
-    probabilities: tuple[float, ...]
+    findings: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    problem: str | None = None
 
 
-def classify(encoder: Encoder, images: Sequence[Path], prompts: dict[str, list[str]]) -> list[Answer]:
-    """For each image the probability of each candidate; prompts: finding -> its wordings, two findings or more."""
-    if len(prompts) < 2:
+def classify(
+    encoder: Encoder, images: Sequence[Path], prompts: Prompts, calibration: Calibration | None = None
+) -> list[Answer]:
+    """The probability of each candidate for each image, files and the images of folders; unreadable ones say why.
+
+    prompts: finding -> its wordings. Raises RequestError for fewer than two candidates that share a softmax.
+    """
+    kind = encoder.head.kind
+    if len(prompts) < (1 if kind == "sigmoid" else 2):
         raise RequestError("classification needs two findings or more", todo="name them with --finding, once each")
-    names = list(prompts)
-    logits = encoder.logits(encoder.embed_images([read(path) for path in images]), class_rows(encoder, prompts))
-    shares = np.exp(logits - logits.max(1, keepdims=True))
-    shares /= shares.sum(1, keepdims=True)
-    return [_answer(path, names, row) for path, row in zip(images, shares, strict=True)]
+    temperature = calibration.temperature if calibration else 1.0
+    classes = class_rows(encoder, prompts)
+    answers = []
+    for files in batches(image_files(images), reading_of(encoder.facts)):
+        rows = encoder.embed_images([file.data for file in files if file.error is None])
+        logits = encoder.logits(rows, classes).astype(np.float64) / temperature
+        shares = iter(probabilities(logits, kind == "sigmoid"))
+        answers += [_answer(f, list(prompts), next(shares)) if f.error is None else _problem(f) for f in files]
+    return answers
 
 
-def class_rows(encoder: Encoder, prompts: dict[str, list[str]]) -> np.ndarray:
+def class_rows(encoder: Encoder, prompts: Prompts) -> NDArray[np.float32]:
     """One unit row a finding: the mean of its prompts' unit rows. Returns [findings, d] float32."""
     means = np.stack([encoder.embed_texts(texts).mean(0) for texts in prompts.values()])
     return means / np.linalg.norm(means, axis=1, keepdims=True)
 
 
-def prompts_for(bank: Bank, modality: str, anatomy: str | None, findings: Sequence[str] = ()) -> dict[str, list[str]]:
-    """The bank's prompts for the named findings, or for all that it knows of this modality and anatomy."""
-    known = bank.findings(modality, anatomy)
-    wanted = list(findings) or known
-    if not wanted:
-        places = [f"{m}/{a}" if a else m for m, a in bank.places()]
-        raise RequestError(f"no finding is known for {modality}/{anatomy}", todo=f"known: {', '.join(places)}")
-    return {name: bank.all_prompts(modality, anatomy, name) for name in wanted}
+def as_data(answers: Sequence[Answer], asked: Question, kind: str) -> dict[str, Any]:
+    """The answers as plain data, with what the probabilities are (kind: softmax or sigmoid) and how they came about."""
+    return {
+        "modality": asked.place and asked.place[0],
+        "anatomy": asked.place and asked.place[1],
+        "kind": kind,
+        "calibration": asked.calibration and asdict(asked.calibration),
+        "images": [
+            {"image": a.image, "findings": dict(zip(a.findings, a.probabilities, strict=True))}
+            for a in answers
+            if a.problem is None
+        ],
+        "unreadable": [{"image": a.image, "reason": a.problem} for a in answers if a.problem is not None],
+    }
 
 
-def read(path: Path) -> np.ndarray:
-    """The pixels of an image file of any supported format (DICOM too): uint8 [h, w, 3]."""
-    try:
-        return decode(prepare(path.read_bytes(), LimitsRecipe(), ImageRecipe(format="png")).data)
-    except FileNotFoundError:
-        near = nearest(path.name, [p.name for p in path.parent.glob("*")]) if path.parent.is_dir() else []
-        raise RequestError("no such image", where=path, todo=f"nearest: {', '.join(near)}" if near else None) from None
-    except BadImage as error:
-        raise RequestError(str(error.reason), where=path, todo=error.remedy) from None
+def as_text(answers: Sequence[Answer], asked: Question, kind: str) -> str:
+    """The readable images' answers for a terminal, and what the probabilities are."""
+    lines = []
+    for answer in (a for a in answers if a.problem is None):
+        lines.append(answer.image)
+        pairs = zip(answer.findings, answer.probabilities, strict=True)
+        lines += [f"  {probability:6.1%}  {name}" for name, probability in pairs]
+    meaning = "each candidate by itself" if kind == "sigmoid" else "shares of the candidates"
+    return "\n".join([*lines, f"{meaning} ({kind}); {asked.certainty}"])
 
 
-def _answer(path: Path, names: list[str], probabilities: np.ndarray) -> Answer:
-    order = np.argsort(-probabilities, kind="stable")
-    return Answer(str(path), tuple(names[i] for i in order), tuple(float(probabilities[i]) for i in order))
+def _answer(file: Read, names: list[str], shares: NDArray[np.float64]) -> Answer:
+    order = np.argsort(-shares, kind="stable")
+    return Answer(str(file.path), tuple(names[i] for i in order), tuple(float(shares[i]) for i in order))
+
+
+def _problem(file: Read) -> Answer:
+    return Answer(str(file.path), problem=str(file.error))

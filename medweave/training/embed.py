@@ -2,8 +2,9 @@
 
 First every process embeds its micro-batches; the rows are gathered, and each process computes the same loss over all of
 them down to the gradient of each row. Then each micro-batch is embedded again, this time for its own backward pass
-(GradCache, arXiv 2101.06983). Dropout draws the same both times: its generator is set by the micro-batch's place in the
-run. One process, several, and accumulation therefore give the same gradient.
+(GradCache, arXiv 2101.06983). One process, several, and accumulation therefore give the same gradient. The exception is
+dropout (and drop_path): it draws the same in both passes, since the micro-batch's place in the run sets its generator,
+but a batch cut otherwise has other places and so other masks.
 
 B samples of the global batch, b of this process, m of a micro-batch, D width of the joint space. The menu's
 captions are few: they are embedded once, each process its part.

@@ -25,12 +25,12 @@ from medweave.training.run import Run
 
 
 class Log:
-    """The writer of one run, from a step on: what an interrupted run wrote beyond it is dropped."""
+    """The writer of one run, from a step on: what an interrupted run wrote beyond it is dropped, at 0 everything."""
 
     def __init__(self, run: Run, name: str, first: int, total: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        kept = [line for line in run.log() if line["step"] <= first]
+        kept = [line for line in run.log() if first > 0 and line["step"] <= first]
         write_bytes(run.path / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = (run.path / "log.jsonl").open("a", encoding="utf-8")
         self._board = SummaryWriter(str(run.path / "tensorboard"), purge_step=first)

@@ -12,12 +12,15 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from medweave import memory
+from medweave.corpus.captions.bank import Bank, shipped
 from medweave.errors import UserError
 from medweave.files import only_writer
 from medweave.models import folder
@@ -29,6 +32,7 @@ from medweave.training.embed import backward
 from medweave.training.head_start import head_start
 from medweave.training.loader import Share, batches
 from medweave.training.log import Log, Stopwatch
+from medweave.training.norms import PICTURES, learning_norms, re_estimate
 from medweave.training.objective import Losses
 from medweave.training.optim import rate, set_rate, step_
 from medweave.training.recipe import Recipe, section
@@ -157,12 +161,24 @@ def _validate(work: Work, log: Log | None) -> None:
 def _as_kept(work: Work) -> Iterator[None]:
     """The model as it would be kept, averaged if the recipe says so, in eval(); afterwards it learns on."""
     if work.average is not None:
-        work.average.swap()
+        _averaged(work)
     work.model.eval()
     yield
     if work.average is not None:
         work.average.swap()
     _learn(work)
+
+
+def _averaged(work: Work) -> None:
+    """Put the averaged weights into the model, with batch-norm statistics of their own; the model is left in eval()."""
+    assert work.average is not None
+    norms = learning_norms(work.model)
+    work.average.swap()
+    work.model.eval()
+    if norms and work.step:
+        first = max(0, work.step - -(-PICTURES // work.settings.batch))
+        shares = (work.loader[step] for step in range(first, work.step))
+        re_estimate(norms, work.towers.image, [share.micros[0].pixels.to(work.ranks.device) for share in shares])
 
 
 def _learn(work: Work) -> None:
@@ -180,7 +196,7 @@ def _finish(work: Work) -> None:
     if work.settings.keep == "best" and work.best is not None:
         checkpoint.fill(work.model, checkpoint.read_weights(best), best)
     elif work.average is not None:
-        work.average.swap()
+        _averaged(work)
     folder.save(work.model.eval(), work.run.model, _facts(work))
     work.run.finish({"best": work.best, "steps": work.step})
     checkpoint.clear(work.run.checkpoints)
@@ -192,16 +208,29 @@ def _finish(work: Work) -> None:
 def _facts(work: Work) -> dict[str, Any]:
     """What the model's card says of its training."""
     settings, corpus, counts = work.settings, work.data.corpus, work.run.counts
-    trained_on = {"corpus": corpus.hash, "path": str(corpus.path), "part": as_data(settings.data)}
+    path = str(corpus.path.resolve() if isinstance(corpus.path, Path) else corpus.path)
+    trained_on = {"corpus": corpus.hash, "path": path, "part": as_data(settings.data)}
     return {
         "name": work.recipe.name,
         "recipe": recipe_hash(work.recipe),
         "trained_on": {**trained_on, "leave_out": settings.leave_out},
+        "places": _places(work),
+        "reading": {name: corpus.facts["recipe"][name] for name in ("limits", "image")},
         "licences": [row for row in corpus.facts["licences"] if row["source"] in counts["mix"]["source"]],
         "images_seen": counts["read"],
         "steps": work.step,
         "kept": work.best if settings.keep == "best" and work.best else {"step": work.step},
     }
+
+
+def _places(work: Work) -> list[dict[str, Any]]:
+    """What was trained on, for `classify`: by modality and anatomy the findings shown, each with its test prompts."""
+    bank = Bank.load([*shipped(), *work.data.corpus.banks()])
+    triplets = work.data.menu(work.recipe.seed, 1).triplets
+    return [
+        {"modality": m, "anatomy": a, "findings": {name: bank.all_prompts(m, a, name) for _, _, name in group}}
+        for (m, a), group in groupby(triplets, key=lambda triplet: triplet[:2])
+    ]
 
 
 def _new_epoch(work: Work) -> bool:

@@ -122,7 +122,7 @@ class TrainRecipe(Section):
     ema: float | None = Field(
         None, gt=0, lt=1, description="decay of the averaged weights that are validated and kept; None: no average"
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on CUDA, fp32 on the CPU")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it")
     compile: bool = Field(False, description="torch.compile the towers (slow first step)")
     workers: int = Field(1, ge=0, description="loader processes; 0: in the training process")
     validation: ValidateRecipe = Field(ValidateRecipe(), description="validation while training")

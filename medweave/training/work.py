@@ -14,6 +14,7 @@ from medweave.corpus.store import Corpus, open_corpus
 from medweave.errors import RequestError
 from medweave.files import hash_of, write_json
 from medweave.models import dual
+from medweave.models.towers import drops
 from medweave.models.two_towers import DualModel
 from medweave.progress import say
 from medweave.training import checkpoint, distributed, texts
@@ -113,9 +114,10 @@ def data_of(recipe: Recipe, ranks: Ranks) -> Data:
 
 
 def prepare(recipe: Recipe, run: Run, data: Data, ranks: Ranks) -> Work:
-    """Build the model and all that a step needs."""
+    """Build the model and all that a step needs. Raises RequestError when an objective asks for another head."""
     settings: TrainRecipe = section(recipe, "train")
     model = dual.build(section(recipe, "model"), recipe.seed).to(ranks.device)
+    check_heads(recipe, model)
     objectives = Objectives(settings.objectives).to(ranks.device)
     menu = data.menu(recipe.seed, objectives.menu_captions) if objectives.menu_captions else None
     ranks.same_start([*model.state_dict().values(), *objectives.state_dict().values()])
@@ -126,7 +128,6 @@ def prepare(recipe: Recipe, run: Run, data: Data, ranks: Ranks) -> Work:
     if model.frozen_text:
         drawn = texts.drawn(loader, settings.total_steps, settings.workers, ranks)
         pooled = texts.kept(model, drawn, run.path / "texts.safetensors", ranks)
-    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and ranks.device.type == "cuda")
     work = Work(
         recipe,
         settings,
@@ -134,7 +135,14 @@ def prepare(recipe: Recipe, run: Run, data: Data, ranks: Ranks) -> Work:
         ranks,
         data,
         loader,
-        towers=Towers(model, ranks.device, recipe.seed, pooled=pooled, bf16=bf16, compile=settings.compile),
+        towers=Towers(
+            model,
+            ranks.device,
+            recipe.seed,
+            pooled=pooled,
+            bf16=in_bf16(settings, ranks.device),
+            compile=settings.compile,
+        ),
         objectives=objectives,
         optimiser=optimiser_of(model, objectives, settings.optimiser),
         average=Average(model, settings.ema) if settings.ema is not None else None,
@@ -144,6 +152,23 @@ def prepare(recipe: Recipe, run: Run, data: Data, ranks: Ranks) -> Work:
     if ranks.first:
         say_facts(work)
     return work
+
+
+def check_heads(recipe: Recipe, model: DualModel) -> None:
+    """Raises RequestError unless the objectives train the head that the model has: sigmoid has a bias, softmax none."""
+    own = "model.head" if section(recipe, "model").start is None else "the head of model.start"
+    for at, objective in enumerate(section(recipe, "train").objectives):
+        head = getattr(objective, "head", model.kind)
+        if head != model.kind:
+            raise RequestError(
+                f"train.objectives.{at}.head is {head}, but {own} is {model.kind}", todo="both must be the same"
+            )
+
+
+def in_bf16(settings: TrainRecipe, device: torch.device) -> bool:
+    """Whether the towers run in bf16: where it is asked for, and on GPUs that have it unless fp32 is asked for."""
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return settings.precision == "bf16" or (settings.precision == "auto" and able)
 
 
 def say_facts(work: Work) -> None:
@@ -160,6 +185,8 @@ def say_facts(work: Work) -> None:
         say(f"no bank captions for {len(missing)} findings ({', '.join(missing[:SHOWN])}{more}): generic sentences")
     if work.frozen_norm and settings.norm == "batch":
         say("batch norm keeps its statistics: several processes or accumulation must agree with one")
+    if (work.ranks.world > 1 or settings.accumulate > 1) and drops(work.model):
+        say("dropout is drawn anew for each micro-batch: other processes or accumulation give other weights")
     if not work.validation:
         say("no source of the validation part has two findings: nothing to choose by, the last weights are kept")
 

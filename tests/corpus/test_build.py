@@ -16,8 +16,10 @@ import filelock
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pydicom
 import pytest
 from pyarrow import csv
+from pydicom.data import get_testdata_file
 
 from medweave.corpus import shards
 from medweave.corpus.build import build, cut, dry_run, plan_of
@@ -427,6 +429,31 @@ def test_a_patient_that_swallows_a_source_is_told(tmp_path, recipe_of, raw_image
     assert "WARNING: the patient 'missing' has 24 of the 30 images of raw (80%)" in dry_run(recipe)
     build(recipe)
     assert "values: {patient: {missing: null}}" in capsys.readouterr().err
+
+
+def test_patients_of_dicom_files_keep_one_pseudonym_in_a_corpus_and_have_others_elsewhere(tmp_path, recipe_of):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for number, name in enumerate(("CT_small.dcm", "MR_small.dcm")):
+        header = pydicom.dcmread(get_testdata_file(name))
+        header.PatientID = "one person"
+        header.save_as(scans / f"{number}.dcm")
+
+    def built_in(path, **source):
+        folder = {"kind": "folder", "path": str(scans), "licence": "CC0", "anatomy": "chest", **source}
+        corpus = build(recipe_of(path, sources=[folder]))
+        return set(corpus.index(["patient"])["patient"].to_pylist()), corpus
+
+    (patient,), corpus = built_in(tmp_path / "a")
+    assert built_in(tmp_path / "a")[0] == {patient}
+    assert "one person" not in patient and patient not in built_in(tmp_path / "b")[0]
+    assert built_in(tmp_path / "c", salt="ours")[0] == built_in(tmp_path / "d", salt="ours")[0]
+    salt = tmp_path / "a" / ".salt"
+    assert salt.stat().st_mode & 0o077 == 0
+    assert salt.read_text().strip() not in (corpus.path / "corpus.json").read_text()
+    salt.unlink()
+    with pytest.raises(RequestError, match="salt"):
+        built_in(tmp_path / "a")
 
 
 @pytest.mark.parametrize("lost", [False, True])

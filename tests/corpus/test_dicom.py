@@ -24,6 +24,7 @@ from medweave.corpus.limits import BadImage
 from medweave.corpus.recipe import ImageRecipe, LimitsRecipe
 
 LIMITS = LimitsRecipe()
+HEAD = ImageRecipe(window=(40, 80), format="png")
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -119,7 +120,8 @@ def test_one_slice_in_four_codings_is_one_picture() -> None:
 
 def test_window_in_rescaled_units() -> None:
     stored = np.arange(-1024, 1024, dtype=np.int16).reshape(32, 64)
-    data = made(stored, RescaleSlope="2", RescaleIntercept="-100", WindowCenter=["40", "500"], WindowWidth=["400", "9"])
+    window = {"WindowCenter": ["40", "500"], "WindowWidth": ["400", "9"]}
+    data = made(stored, RescaleSlope="2", RescaleIntercept="-100", Modality="CT", **window)
     for shown, centre, width in (
         (dicom.pixels(data, LIMITS), 40, 400),
         (dicom.pixels(data, LIMITS, window=(0, 100)), 0, 100),
@@ -127,6 +129,17 @@ def test_window_in_rescaled_units() -> None:
         units = stored.astype(float) * 2 - 100
         expected = ((units - (centre - 0.5)) / (width - 1) + 0.5).clip(0, 1) * 255
         assert np.abs(shown - expected).max() <= 0.5001
+
+
+@pytest.mark.parametrize("modality", ["MR", "DX", "PT", ""])
+def test_a_recipes_window_is_for_ct_alone(modality: str) -> None:
+    stored = np.arange(2048, dtype=np.uint16).reshape(32, 64)
+    table = item(LUTDescriptor=[2048, 0, 12], LUTData=(np.arange(2048) * 2).astype(np.uint16).tobytes())
+    for own in ({"WindowCenter": "900", "WindowWidth": "500"}, {"VOILUTSequence": [table]}, {}):
+        other, ct = (prepare(made(stored, Modality=m, **own), LIMITS, HEAD) for m in (modality, "CT"))
+        plain = prepare(made(stored, Modality=modality, **own), LIMITS, ImageRecipe(format="png"))
+        assert other.data == plain.data != ct.data
+        assert decode(ct.data).max() == 255 and (decode(ct.data) == 255).mean() > 0.9
 
 
 @pytest.mark.parametrize("function", ["LINEAR_EXACT", "SIGMOID"])

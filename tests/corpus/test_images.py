@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from medweave.corpus.images import decode, prepare
-from medweave.corpus.limits import BadImage
+from medweave.corpus.limits import BadImage, pillow_allows
 from medweave.corpus.recipe import ImageRecipe, LimitsRecipe
 
 LIMITS = LimitsRecipe()
@@ -156,8 +157,8 @@ def test_a_pyramid_is_its_first_page() -> None:
 @pytest.mark.parametrize(
     ("width", "height", "words"),
     [
-        (60_000, 60_000, "pixels"),
-        (12_000, 10_000, "limits.pixels"),
+        (60_000, 60_000, r"60,000 x 60,000 px, more than limits\.pixels = 100,000,000"),
+        (12_000, 10_000, r"12,000 x 10,000 px, more than limits\.pixels"),
         (4000, 100, "limits.aspect"),
         (100, 4000, "limits.aspect"),
     ],
@@ -166,6 +167,49 @@ def test_limits_are_seen_from_the_header(width: int, height: int, words: str) ->
     with pytest.raises(BadImage, match=words) as refused:
         prepare(bomb(width, height), LIMITS, JPG)
     assert refused.value.remedy
+
+
+def huge_tiff(width: int, height: int) -> bytes:
+    """A TIFF of a few bytes that announces any size; its pixels are not there."""
+    data = bytearray(saved(picture(2, 3, colour=False), "TIFF"))
+    start = struct.unpack_from("<I", data, 4)[0]
+    for entry in range(start + 2, start + 2 + 12 * struct.unpack_from("<H", data, start)[0], 12):
+        new = {256: width, 257: height, 278: height}.get(struct.unpack_from("<H", data, entry)[0])
+        if new:
+            struct.pack_into("<HII", data, entry + 2, 4, 1, new)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("data", [bomb(60_000, 60_000), huge_tiff(60_000, 60_000)], ids=["PNG", "TIFF"])
+def test_the_recipes_limit_on_pixels_holds_and_not_pillows(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadImage, match=r"60,000 x 60,000 px, more than limits\.pixels = 3,599,999,999"):
+        prepare(data, LimitsRecipe(pixels=60_000**2 - 1), JPG)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for format in ("PNG", "TIFF", "GIF", "WEBP", "BMP"):
+        made = prepare(saved(picture(), format), LIMITS, PNG)
+        assert decode(made.data).shape == (60, 80, 3)
+    assert Image.MAX_IMAGE_PIXELS == 1000
+
+
+def test_what_a_reader_takes_before_it_tells_the_size_is_limited_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(BadImage, match=r"4,800 pixels, more than limits\.pixels = 4,000"):
+        prepare(saved(picture(), "WEBP"), LimitsRecipe(pixels=4000), JPG)
+
+
+def test_pillows_limit_is_put_back_by_the_last_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pillow_allows(6000):
+        with pytest.raises(BadImage, match="boom"), pillow_allows(9001):
+            assert Image.MAX_IMAGE_PIXELS == 4501
+            raise BadImage("boom", "")
+        assert Image.MAX_IMAGE_PIXELS == 3000
+        with pillow_allows(10):
+            assert Image.MAX_IMAGE_PIXELS == 3000
+    assert Image.MAX_IMAGE_PIXELS == 1000
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: prepare(saved(picture(), "PNG"), LIMITS, PNG), range(64)))
+    assert Image.MAX_IMAGE_PIXELS == 1000
 
 
 def test_empty_and_large_files() -> None:

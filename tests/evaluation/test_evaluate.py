@@ -10,7 +10,7 @@ from medweave.errors import RequestError
 from medweave.evaluation import predictions, scoring
 from medweave.evaluation.benchmark import Benchmark, listing
 from medweave.evaluation.evaluate import evaluate, recipe_of
-from medweave.evaluation.recipe import EvaluateRecipe
+from medweave.evaluation.recipe import EvaluateRecipe, Part
 from medweave.evaluation.results import load
 from medweave.evaluation.tasks import zero_shot
 
@@ -188,16 +188,116 @@ def test_predictions_survive_their_file(filled, model, tmp_path):
     np.testing.assert_array_equal(other.scores["all"], one.scores["all"])
 
 
-def test_a_model_of_one_fold_is_tested_on_that_fold(filled, model, tmp_path):
+FOLDS = {"overlay": "folds", "fold": 2}
+
+
+@pytest.fixture
+def folded(filled):
     ids = pa.array([row["id"] for row in filled.rows])
     fold = np.arange(len(filled)) // 6 % 4
     filled.overlays["folds"] = pa.table({"id": ids, "fold": fold, "inner": np.arange(len(filled)) % 7})
-    model.facts = {"trained_on": {"corpus": filled.hash, "part": {"overlay": "folds", "fold": 2}}}
-    (one, _) = evaluate(model, ["corpus-zero-shot"], filled, tmp_path / "out", QUICK).results
-    number = {row["id"]: n for n, row in enumerate(filled.rows)}
+    return filled
+
+
+def test_a_model_of_one_fold_is_tested_on_that_fold(folded, model, tmp_path):
+    model.facts = {"trained_on": {"corpus": folded.hash, "part": FOLDS}}
+    (one, _) = evaluate(model, ["corpus-zero-shot"], folded, tmp_path / "out", QUICK).results
+    fold = dict(
+        zip(folded.overlays["folds"]["id"].to_pylist(), folded.overlays["folds"]["fold"].to_pylist(), strict=True)
+    )
     tested = predictions.read(tmp_path / "out" / one["benchmark"] / "predictions.parquet")
-    assert {fold[number[name]] for name in tested.ids} == {2} == set(tested.folds)
+    assert {fold[name] for name in tested.ids} == {2} == set(tested.folds)
     assert one["leaks_by"]["group"] == 0 and one["in_domain"]
+
+
+def test_a_fold_that_was_trained_on_is_refused_and_the_right_one_named(folded, model, tmp_path):
+    model.facts = {"trained_on": {"corpus": folded.hash, "part": FOLDS}}
+    asked = EvaluateRecipe(draws=100, data=Part(overlay="folds", fold=1))
+    with pytest.raises(RequestError, match=r"fold 1 of folds are images.*give evaluate\.data\.fold=2$") as error:
+        evaluate(model, None, folded, tmp_path / "out", asked)
+    assert "\n" not in str(error.value) and error.value.status == 2
+    model.facts["trained_on"]["part"] = {}
+    with pytest.raises(RequestError, match=r"split test for its test.*give evaluate\.data=null$"):
+        evaluate(model, None, folded, tmp_path / "out", asked)
+
+
+def test_the_model_s_own_fold_a_set_left_out_and_another_corpus_may_be_asked_for(folded, model, tmp_path):
+    left_out = {"corpus": folded.hash, "part": FOLDS, "leave_out": ["knee"]}
+    model.facts = {"trained_on": left_out}
+    knee = Benchmark(name="knee", task="zero_shot", data={"source": "knee"})
+    for fold, benchmarks in ((2, None), (1, [knee])):
+        asked = EvaluateRecipe(draws=100, data=Part(overlay="folds", fold=fold))
+        assert not evaluate(model, benchmarks, folded, tmp_path / str(fold), asked).failed
+    model.facts = {"trained_on": {"corpus": "another", "part": FOLDS}}
+    assert not evaluate(model, None, folded, tmp_path / "other", asked).failed
+
+
+def test_a_corpus_that_has_moved_is_no_reason_to_open_the_test_again(filled, make_model, tmp_path):
+    for path in ("here", "there"):
+        model = make_model()
+        model.facts = {"trained_on": {"corpus": filled.hash, "path": path, "part": {}}}
+        results = evaluate(model, ["corpus-zero-shot"], filled, tmp_path / "out", QUICK)
+    assert {result["openings"] for result in results.results} == {1} and model.seen["images"] == 0
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, make_model):
+    """A function of a head's kind to a run folder, whose model loads as the planted one with the folder's facts."""
+    from medweave.models.folder import facts_of
+
+    home = tmp_path / "run"
+    (home / "model").mkdir(parents=True)
+    (home / "model" / "open_clip_config.json").write_text("{}")
+    (home / "recipe.yaml").write_text("name: x\nevaluate: {draws: 100, benchmarks: [corpus-zero-shot]}\n")
+
+    def load(reference, kind="softmax"):
+        model = make_model(kind, kind=kind)
+        model.facts = facts_of(home / "model")
+        return model
+
+    def make(kind):
+        monkeypatch.setattr("medweave.models.load.load", lambda reference: load(reference, kind))
+        return home
+
+    return make
+
+
+def test_a_run_is_evaluated_by_its_own_recipe_into_its_own_folder(filled, run):
+    home = run("softmax")
+    results = evaluate(str(home), corpus=filled)
+    assert results.folder == home / "evaluations" and (results.folder / "results.json").exists()
+    assert {result["family"] for result in results.results} == {"corpus-zero-shot"}
+    assert evaluate(home, ["corpus-probe"], filled, home / "other", QUICK).folder == home / "other"
+
+
+def calibration_in(home):
+    return json.loads((home / "model" / "medweave.json").read_text())["facts"]["calibration"]
+
+
+def test_fitted_temperatures_are_kept_in_the_model_s_folder(filled, run):
+    home = run("softmax")
+    results = evaluate(home, corpus=filled)
+    stored = calibration_in(home)
+    assert stored["weights"] == results.model["weights"]
+    chest, knee = stored["cases"]
+    assert (chest["source"], chest["modality"], chest["anatomy"]) == ("chest", "xray", "chest")
+    assert chest["temperature"] == results.results[0]["calibration"]["temperature"]
+    assert (chest["images"], chest["corpus"], knee["source"]) == (36, filled.hash, "knee")
+    again = evaluate(home, corpus=filled)
+    assert calibration_in(home) == stored and again.as_data() == results.as_data()
+    filled.hash = "d" * 64
+    evaluate(home, corpus=filled, out=home / "other")
+    assert [case["corpus"][0] for case in calibration_in(home)["cases"]] == ["c", "c", "d", "d"]
+    home = run("sigmoid")
+    evaluate(home, corpus=filled)
+    assert len(calibration_in(home)["cases"]) == 2, "temperatures of other weights do not stay"
+
+
+def test_a_sigmoid_head_is_served_with_a_temperature_of_its_own_probabilities(filled, run):
+    home = run("sigmoid")
+    one = evaluate(home, corpus=filled).results[0]
+    served = one["calibration"]["served"]
+    assert served == calibration_in(home)["cases"][0]["temperature"] != one["calibration"]["temperature"]
 
 
 def test_the_run_s_recipe_says_how_it_is_evaluated(tmp_path):
@@ -205,6 +305,10 @@ def test_the_run_s_recipe_says_how_it_is_evaluated(tmp_path):
     assert recipe_of(tmp_path) == EvaluateRecipe(draws=123, confounded=["knee"])
     assert recipe_of(tmp_path / "nowhere") == EvaluateRecipe()
     assert "corpus-probe" in listing()
+    assert recipe_of(tmp_path, ["evaluate.draws=200"]).draws == 200
+    for run, override in ((tmp_path, "draws=200"), (tmp_path / "nowhere", "evaluate.draws=200")):
+        with pytest.raises(RequestError, match=r"evaluate\.a\.b=c|no such file"):
+            recipe_of(run, [override])
     (tmp_path / "recipe.yaml").write_text("evaluate: {draw: 123}\n")
     with pytest.raises(RequestError, match="draws"):
         recipe_of(tmp_path)

@@ -150,6 +150,26 @@ def test_last_blocks_of_a_text_tower(recipe_of):
         dual.build(recipe_of(text={"freeze": 4}))
 
 
+def test_a_whole_model_is_frozen_as_its_towers_are(recipe_of, tmp_path):
+    dual.save(dual.build(recipe_of()), tmp_path / "start")
+
+    def started(**freeze):
+        return dual.build(ModelRecipe.model_validate({"start": str(tmp_path / "start"), "freeze": freeze}))
+
+    for freeze in ({"image": True}, {"text": True}, {"image": 1, "text": 2}):
+        built = dual.build(recipe_of(**{side: {"freeze": how} for side, how in freeze.items()}))
+        assert learning(started(**freeze)) == learning(built) != learning(started())
+    assert started(text=True).frozen_text and not started(text=True).frozen_image
+    with pytest.raises(RequestError, match="has 3 blocks"):
+        started(text=4)
+
+
+def test_dropout_is_refused_where_open_clips_text_tower_has_none(recipe_of, tiny_arch):
+    towers = {"image": {"tower": "open_clip:tiny-arch"}, "text": {"tower": "open_clip", "context": 20, "dropout": 0.1}}
+    with pytest.raises(RequestError, match=r"tiny-arch has open_clip's own text tower.*model.text.dropout"):
+        dual.build(recipe_of(**towers))
+
+
 def test_text_dropout_is_off_unless_asked_for(recipe_of):
     quiet, noisy = (dual.build(recipe_of(text={"dropout": p})).train() for p in (0.0, 0.5))
     tokens = quiet.tokenize(TEXTS)

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from medweave.errors import RequestError, UserError
 from medweave.models import dual
-from medweave.models.folder import CONFIG, FACTS, WEIGHTS, add_facts, export, open_folder
+from medweave.models.folder import CONFIG, FACTS, WEIGHTS, add_facts, export, facts_of, open_folder
 from medweave.models.load import load
 from medweave.models.recipe import ModelRecipe
 
@@ -84,6 +84,35 @@ def test_saving_is_the_same_every_time_and_replaces_the_folder_whole(recipe_of, 
     assert [f.name for f in tmp_path.iterdir()] == ["model"]
 
 
+def test_facts_change_nothing_else_and_stand_in_a_folder_of_another_maker(recipe_of, tmp_path):
+    folder = tmp_path / "model"
+    dual.save(dual.build(recipe_of()), folder)
+    weights = load(folder).weights_hash
+    files = {f: f.read_bytes() for f in folder.rglob("*") if f.is_file() and f.name != FACTS}
+    (folder / FACTS).unlink()
+    assert facts_of(folder) == {}
+    add_facts(folder, {"calibration": {"weights": weights}})
+    add_facts(folder, {"more": 1})
+    assert facts_of(folder) == {"calibration": {"weights": weights}, "more": 1}
+    assert load(folder).weights_hash == weights and files == {f: f.read_bytes() for f in files}
+
+
+def test_a_corpus_beside_the_run_moves_with_it_and_another_stays_where_it_is(recipe_of, tmp_path, monkeypatch):
+    model, home = dual.build(recipe_of()), tmp_path / "lab"
+    for corpus in (home / "corpora" / "mine", tmp_path / "far"):
+        corpus.mkdir(parents=True)
+        dual.save(model, home / "run" / "model", {"trained_on": {"corpus": "c", "path": str(corpus)}})
+        stored = json.loads((home / "run" / "model" / FACTS).read_text())["facts"]["trained_on"]["path"]
+        assert stored == ("../corpora/mine" if corpus.is_relative_to(home) else str(corpus))
+        dual.save(open_folder(home / "run" / "model"), home / "run" / "model")
+        assert json.loads((home / "run" / "model" / FACTS).read_text())["facts"]["trained_on"]["path"] == stored
+        monkeypatch.chdir(corpus)
+        assert load(home / "run").facts["trained_on"] == {"corpus": "c", "path": str(corpus)}
+    dual.save(model, home / "run" / "model", {"trained_on": {"corpus": "c", "path": str(home / "corpora" / "mine")}})
+    home.rename(tmp_path / "moved")
+    assert load(tmp_path / "moved" / "run").facts["trained_on"]["path"] == str(tmp_path / "moved" / "corpora" / "mine")
+
+
 def test_a_failed_save_leaves_the_old_model(recipe_of, tmp_path, monkeypatch):
     model, folder = dual.build(recipe_of()), tmp_path / "model"
     dual.save(model, folder)
@@ -130,7 +159,9 @@ def test_damaged_weights(recipe_of, tmp_path, damage):
 
 def test_export_names_the_hub_and_holds_what_open_clip_fetches(recipe_of, tmp_path, tiny_bert):
     dual.save(dual.build(recipe_of(image={"tower": "timm:test_vit", "size": 48})), tmp_path / "model")
+    add_facts(tmp_path / "model", {"trained_on": {"corpus": "c", "path": str(tmp_path)}})
     export(tmp_path / "model", tmp_path / "out", "medweave/tiny")
+    assert facts_of(tmp_path / "out")["trained_on"] == {"corpus": "c", "path": None}
     config = json.loads((tmp_path / "out" / "open_clip_config.json").read_text())["model_cfg"]
     assert config["text_cfg"]["hf_model_name"] == config["text_cfg"]["hf_tokenizer_name"] == "medweave/tiny"
     assert config["vision_cfg"]["timm_model_name"] == "hf-hub:medweave/tiny"

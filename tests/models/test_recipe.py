@@ -5,7 +5,7 @@ import pytest
 
 from medweave.errors import RequestError
 from medweave.models.recipe import ModelRecipe
-from medweave.recipe import check
+from medweave.recipe import as_data, check
 
 TOWERS = {"image": {"tower": "timm:resnet18"}, "text": {"tower": "offline:minilm"}}
 
@@ -24,6 +24,47 @@ TOWERS = {"image": {"tower": "timm:resnet18"}, "text": {"tower": "offline:minilm
 def test_mistakes(tree, words):
     with pytest.raises(RequestError, match=words):
         check(tree, ModelRecipe, "test")
+
+
+@pytest.mark.parametrize(
+    ("side", "tower", "refused"),
+    [
+        ("image", {"tower": "open_clip:ViT-B-16", "projection": "mlp", "drop_path": 0.1}, "projection, drop_path"),
+        ("image", {"tower": "open_clip:ViT-B-16", "projection": "linear"}, "projection"),
+        ("image", {"tower": "open_clip:ViT-B-16", "dropout": 0.5}, "dropout"),
+        ("text", {"tower": "open_clip:ViT-B-16", "projection": "mlp", "pooler": "cls_pooler"}, "projection, pooler"),
+    ],
+)
+def test_options_of_another_family_are_refused(side, tower, refused):
+    with pytest.raises(
+        RequestError, match=rf"  {side}: {refused} can be set for a t[a-z]* tower only, not for open_clip:V"
+    ):
+        check({**TOWERS, side: tower}, ModelRecipe, "test")
+
+
+def test_options_that_change_nothing_pass_and_a_written_recipe_reads_back():
+    towers = {
+        "image": {"tower": "open_clip:ViT-B-16", "dropout": 0, "projection": None},
+        "text": {"tower": "open_clip", "pooler": None},
+    }
+    recipe = check(towers, ModelRecipe, "t")
+    assert recipe.image.projection is None and recipe.text.projection is None
+    assert check(as_data(recipe), ModelRecipe, "t") == recipe
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [({"projection": None}, "linear, mlp or none"), ({"projection": "none", "dropout": 0.5}, "before the projection")],
+)
+def test_a_timm_tower_says_its_projection(image, words):
+    with pytest.raises(RequestError, match=words):
+        check({**TOWERS, "image": {"tower": "timm:resnet18", **image}}, ModelRecipe, "t")
+
+
+def test_only_a_start_is_frozen_as_a_whole():
+    with pytest.raises(RequestError, match=r"image.freeze and text.freeze"):
+        check({**TOWERS, "freeze": {"text": True}}, ModelRecipe, "t")
+    assert check({"start": "somewhere", "freeze": {"text": 2}}, ModelRecipe, "t").freeze.text == 2
 
 
 def test_freeze_tells_numbers_from_truth():

@@ -118,14 +118,20 @@ def recipe_of(corpus_recipe, tiny_bert, tmp_path):
 
 
 @pytest.fixture
-def work_of(recipe_of):
-    """A function of the same changes to a prepared run that has made no step."""
+def prepared():
+    """A function of a recipe to its prepared run that has made no step."""
     from medweave.training.distributed import start
     from medweave.training.run import Run
     from medweave.training.work import data_of, prepare
 
-    def make(**changes):
-        recipe, ranks = recipe_of(**changes), start()
+    def make(recipe):
+        ranks = start()
         return prepare(recipe, Run(recipe.train.run), data_of(recipe, ranks), ranks)
 
     return make
+
+
+@pytest.fixture
+def work_of(recipe_of, prepared):
+    """A function of changes to sections to a prepared run."""
+    return lambda **changes: prepared(recipe_of(**changes))

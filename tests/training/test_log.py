@@ -20,6 +20,13 @@ def test_what_an_interrupted_run_wrote_past_its_checkpoint_is_dropped(tmp_path):
     assert not list(run.log("validation"))
 
 
+def test_a_run_that_begins_anew_keeps_nothing(tmp_path):
+    for _ in range(2):
+        with Log(Run(tmp_path), "tiny", 0, 10) as log:
+            log.validation(0, {"macro_auroc": 0.5, "sources": {}})
+    assert [line["step"] for line in Run(tmp_path).log("validation")] == [0]
+
+
 def test_a_torn_last_line_is_dropped(tmp_path):
     (tmp_path / "log.jsonl").write_text(json.dumps({"kind": "train", "step": 1, **LINE}) + '\n{"kind": "tra')
     with Log(Run(tmp_path), "tiny", 1, 10):

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from medweave.errors import RequestError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".dcm", ".dicom")
+PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm")
+DICOM = (".dcm", ".dicom")
 TREE_COLUMNS = ("path", "folder")
 
 
@@ -33,16 +34,19 @@ def rows_of(manifest: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def rows_of_tree(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number, {path, folder}) of every image below a folder, by path. Hidden files and folders are left out."""
-    number = 0
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(parent, name)
-            if not name.startswith(".") and (path.suffix.lower() in SUFFIXES or is_dicom(str(path))):
-                number += 1
-                place = PurePosixPath(path.relative_to(folder))
-                yield number, {"path": str(place), "folder": place.parent.name}
+    """(number, {path, folder}) of every image below a folder, by path. Hidden files and folders are left out.
+
+    A link that leads out of the folder counts as one, and is not followed.
+    """
+    images = (path for path in _files(folder) if _is_image(path, folder))
+    for number, path in enumerate(images, 1):
+        place = PurePosixPath(path.relative_to(folder))
+        yield number, {"path": str(place), "folder": place.parent.name}
+
+
+def others_of_tree(folder: Path) -> Iterator[str]:
+    """The paths of the files below a folder that are neither a picture nor DICOM, but for hidden ones."""
+    return (str(path.relative_to(folder)) for path in _files(folder) if not _is_image(path, folder))
 
 
 def empty_folders(folder: Path) -> list[Path]:
@@ -55,16 +59,41 @@ def empty_folders(folder: Path) -> list[Path]:
     return found
 
 
-def is_dicom(path: str) -> bool:
-    """Whether a file is DICOM by its suffix, or has none and begins like one."""
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix:
-        return suffix in (".dcm", ".dicom")
+def is_picture(path: str) -> bool:
+    """Whether a file is a picture other than DICOM, by its suffix."""
+    return os.path.splitext(path)[1].lower() in PICTURES
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its suffix, or begins like one and has no picture's suffix."""
+    suffix = path.suffix.lower()
+    if suffix in (*PICTURES, *DICOM):
+        return suffix in DICOM
     try:
-        with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
+        return path.is_file() and _starts_like_dicom(path)
     except OSError:
         return False
+
+
+def _starts_like_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files below a folder, by path, but for hidden ones and for pipes and devices."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+        yield from (path for path in paths if path.is_file() or not path.exists())
+
+
+def _is_image(path: Path, folder: Path) -> bool:
+    return is_picture(path.name) or _leads_out(path, folder) or is_dicom(path)
+
+
+def _leads_out(path: Path, folder: Path) -> bool:
+    return path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder.resolve())
 
 
 def _header(manifest: Path) -> list[str]:

@@ -1,9 +1,10 @@
-"""Owners' words -> ours: what everybody calls a modality or a split, and what a recipe adds."""
+"""Owners' words -> ours: what everybody calls a modality, a split or a state, and what a recipe adds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from medweave.corpus.sample import State
 from medweave.corpus.vocabulary import plain
 
 MODALITY_WORDS = {
@@ -27,6 +28,18 @@ SPLIT_WORDS = {
     "validation": "val, valid, dev, development",
     "test": "testing, holdout, held-out",
 }
+STATE_WORDS = {
+    State.PRESENT: "1, 1.0, true, yes, t, y",
+    State.ABSENT: "0, 0.0, false, no, f, n",
+    State.UNCERTAIN: "-1, -1.0, uncertain, u",
+    State.UNKNOWN: "nan",
+}
+STATES = {word: state for state, words in STATE_WORDS.items() for word in words.split(", ")} | {"": State.UNKNOWN}
+
+
+def state_of(cell: object) -> State | None:
+    """What a cell in the column of a label says of it; None for a word that says nothing known."""
+    return STATES.get("" if cell is None else str(cell).strip().lower())
 
 
 def _by_word(table: Mapping[str, str]) -> dict[str, str | None]:

@@ -9,119 +9,34 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
-
-from pydantic import Field, field_validator, model_validator
+from typing import Any
 
 from medweave.corpus.limits import BadImage
-from medweave.corpus.recipe import SourceRecipe as BaseRecipe
+from medweave.corpus.salt import salt_in
 from medweave.corpus.sample import MODALITIES, TEXT_KINDS, Sample, State, Text
-from medweave.corpus.sources._rows import columns_of, empty_folders, is_dicom, rows_of, rows_of_tree
-from medweave.corpus.sources._words import SPLIT_WORDS, Words
+from medweave.corpus.sources._expected import Expected, report
+from medweave.corpus.sources._folder_recipe import SourceRecipe
+from medweave.corpus.sources._rows import (
+    columns_of,
+    empty_folders,
+    is_dicom,
+    is_picture,
+    others_of_tree,
+    rows_of,
+    rows_of_tree,
+)
+from medweave.corpus.sources._words import SPLIT_WORDS, STATE_WORDS, Words, state_of
+from medweave.corpus.vocabulary import plain
 from medweave.errors import RequestError, nearest, unknown_name
-from medweave.recipe import Section
+from medweave.progress import say
 
-NUMBERED = {"1": State.PRESENT, "0": State.ABSENT, "-1": State.UNCERTAIN}
-
-
-class Columns(Section):
-    """Which column of the manifest holds what. A field that is left out has no column."""
-
-    path: str = Field("path", description="path of the image, relative to the folder")
-    id: str | None = Field(None, description="the owner's name of the image; None: its path without suffix")
-    source: str | None = Field(None, description="its values become separate sources")
-    labels: str | list[str] | None = Field(
-        None,
-        description="labels; or a list of columns, one a label, with 1 present, 0 absent, -1 uncertain, empty unknown",
-    )
-    caption: str | None = Field(None, description="text about the image")
-    findings: str | None = Field(None, description="findings section of a report")
-    impression: str | None = Field(None, description="impression section of a report")
-    keywords: str | None = Field(None, description="keywords")
-    modality: str | None = Field(None, description="modality")
-    anatomy: str | None = Field(None, description="body part")
-    patient: str | None = Field(None, description="person, or what else must not straddle splits")
-    patient_scope: str | None = Field(None, description="where a patient's name is unique; none: the source")
-    study: str | None = Field(None, description="study or visit")
-    split: str | None = Field(None, description="the owner's split, which then is kept")
-    licence: str | None = Field(None, description="licence in the owner's words")
-    extra: list[str] = Field([], description="further columns to keep")
-
-    def named(self) -> dict[str, str]:
-        """Dotted field -> column, for every column that the recipe names."""
-        fields = {name: getattr(self, name) for name in type(self).model_fields if name not in ("labels", "extra")}
-        labels = self.labels if isinstance(self.labels, list) else [self.labels] if self.labels else []
-        fields |= {f"labels.{i}" if isinstance(self.labels, list) else "labels": c for i, c in enumerate(labels)}
-        fields |= {f"extra.{i}": column for i, column in enumerate(self.extra)}
-        return {f"columns.{name}": column for name, column in fields.items() if column is not None}
-
-
-class SourceRecipe(BaseRecipe):
-    """A folder of images: where it lies, what its manifest says, and what holds for all of it."""
-
-    kind: Literal["folder"] = "folder"
-    path: Path = Field(description="the folder")
-    manifest: Path | None = Field(None, description="CSV, TSV or Parquet file in the folder; None: every image in it")
-    columns: Columns = Field(Columns(), description="which column holds what")
-    values: dict[str, dict[str, str | None]] = Field(
-        {}, description="by field of `columns`: the owner's word -> ours; null: not known"
-    )
-    labels_from: Literal["folder"] | None = Field(
-        None, description="folder: the name of an image's folder is its label"
-    )
-    separator: str = Field("|", min_length=1, description="between several labels of one image")
-    exhaustive: bool | list[str] = Field(
-        False, description="labelled images lack every other label of their source and modality (or: in which sources)"
-    )
-    include: dict[str, list[str]] = Field({}, description="column -> values: only rows with one of them")
-    exclude: dict[str, list[str]] = Field({}, description="column -> values: no row with one of them")
-    strip: list[str] = Field(
-        [], description="regular expressions cut out of every text, for example credits at its end"
-    )
-    modality: str | None = Field(None, description="modality, where no column or file tells it")
-    anatomy: str | None = Field(None, description="body part, where no column or file tells it")
-    licence: str | None = Field(None, description="licence, where no column tells it")
-    patient_scope: str | None = Field(None, description="name shared by the sources that share patients")
-    salt: str = Field(
-        "", exclude=True, repr=False, description="secret that patient names of DICOM files are hashed with"
-    )
-
-    @field_validator("strip")
-    @classmethod
-    def _good_patterns(cls, patterns: list[str]) -> list[str]:
-        for pattern in patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
-        return patterns
-
-    @field_validator("modality")
-    @classmethod
-    def _known_modality(cls, modality: str | None) -> str | None:
-        if modality is not None and modality not in MODALITIES:
-            raise ValueError(f"must be one of {', '.join(MODALITIES)}")
-        return modality
-
-    @field_validator("values")
-    @classmethod
-    def _known_fields(cls, values: dict[str, Any]) -> dict[str, Any]:
-        for name in values:
-            if name not in Columns.model_fields:
-                near = " or ".join(nearest(name, Columns.model_fields))
-                raise ValueError(f"no field of `columns` is called {name!r}; did you mean {near}?")
-        return values
-
-    @model_validator(mode="after")
-    def _one_origin_of_labels(self) -> SourceRecipe:
-        if self.labels_from and self.columns.labels:
-            raise ValueError("labels come from columns.labels or from labels_from, not from both")
-        return self
+RISING = [State.ABSENT, State.UNCERTAIN, State.PRESENT]  # of two columns of one label, the later state holds
 
 
 class Source:
-    """The samples of a folder."""
+    """The samples of a folder. names: the sources that they belong to, as far as they have been asked for."""
 
     def __init__(self, recipe: SourceRecipe) -> None:
         self.recipe = recipe
@@ -131,24 +46,42 @@ class Source:
         self.manifest = recipe.manifest and recipe.path / recipe.manifest
         self.strip = [re.compile(pattern) for pattern in recipe.strip]
         self.words = Words(recipe.values)
+        self.include = {column: set(values) for column, values in recipe.include.items()}
+        self.exclude = {column: set(values) for column, values in recipe.exclude.items()}
+        exhaustive = recipe.exhaustive if isinstance(recipe.exhaustive, list) else []
+        self.exhaustive = {_file_name(name): name for name in exhaustive}
+        self.names: set[str] = set()
+
+    @cached_property
+    def salt(self) -> str:
+        """What identifiers in DICOM files are hashed with. Raises RequestError when its file is empty."""
+        return salt_in(self.recipe.salt_file) if self.recipe.salt is None else self.recipe.salt
 
     def samples(self) -> Iterator[Sample]:
-        """Every sample in the manifest's order, or in the order of paths. Raises RequestError for a wrong manifest."""
+        """Every sample in the manifest's order, or in the order of paths.
+
+        Raises RequestError for a wrong manifest, and for names in include, exclude and exhaustive that are not in it.
+        """
         self._check()
         known = self._labels_of_sources()
         seen: set[str] = set()
-        for number, row in self._rows():
-            yield self._sample(number, row, known, seen)
+        expected = self._expected()
+        for number, row in self._all_rows():
+            for words in expected:
+                words.see(row)
+            if self._is_wanted(row):
+                sample = self._sample(number, row, known, seen)
+                self.names.add(sample.source)
+                yield sample
+        report(expected, lambda: (row for _, row in self._all_rows()), self.manifest or self.folder)
+        self._tell_of_others()
 
     def image(self, place: str) -> bytes:
         """A file's bytes. Raises BadImage when it is not there, or is a link that leads out of the folder."""
-        path = self.folder / place
         try:
-            if not path.resolve().is_relative_to(self.root):
-                raise BadImage("a link that leads out of its folder", "copy the file into it, or name its real folder")
-            return path.read_bytes()
+            return self._inside(place).read_bytes()
         except OSError as error:
-            raise BadImage(f"cannot be read: {error.strerror}", "fetch it again, or take it off the manifest") from None
+            raise _unreadable(error) from None
 
     def stat(self, place: str) -> tuple[int, int]:
         """Bytes of a file, and when it was last written in nanoseconds; (0, 0) when it is not there."""
@@ -177,14 +110,52 @@ class Source:
                 f"no image in the folder of the class {empty[0].name!r}", where=empty[0], todo="fill or remove it"
             )
 
-    def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(row number from 1, row) of what include and exclude leave."""
-        include = {column: set(values) for column, values in self.recipe.include.items()}
-        exclude = {column: set(values) for column, values in self.recipe.exclude.items()}
-        for number, row in rows_of(self.manifest) if self.manifest else rows_of_tree(self.folder):
-            inside = all(str(row[column]) in values for column, values in include.items())
-            if inside and not any(str(row[column]) in values for column, values in exclude.items()):
-                yield number, row
+    def _all_rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(row number from 1, row)."""
+        return rows_of(self.manifest) if self.manifest else rows_of_tree(self.folder)
+
+    def _is_wanted(self, row: dict[str, Any]) -> bool:
+        """Whether include and exclude leave a row in."""
+        inside = all(str(row[column]) in values for column, values in self.include.items())
+        return inside and not any(str(row[column]) in values for column, values in self.exclude.items())
+
+    def _expected(self) -> list[Expected]:
+        """The words of the recipe that ought to occur somewhere in the rows, left out or not."""
+        expected = [Expected("exhaustive", dict(self.exhaustive), self._names_of)]
+        for word, columns in (("include", self.include), ("exclude", self.exclude)):
+            for column, values in columns.items():
+                expected.append(Expected(f"{word}.{column}", {v: v for v in values}, partial(_cell, column)))
+        for field, words in self.recipe.values.items():
+            own = partial(self._plain_words, field)
+            expected.append(Expected(f"values.{field}", {plain(word): word for word in words}, own, must=False))
+        return expected
+
+    def _names_of(self, row: Mapping[str, Any]) -> tuple[str, str]:
+        """The source of a row, in our words and in the owner's."""
+        return self._source(row), _file_name(self._own(row, "source") or self.name)
+
+    def _plain_words(self, field: str, row: Mapping[str, Any]) -> list[str]:
+        """What a row says in a field before any map, as maps compare it."""
+        own = self._own_labels(row) if field == "labels" else [self._own(row, field) or ""]
+        return [plain(word) for word in own if word]
+
+    def _tell_of_others(self) -> None:
+        """One line for the files of a folder without a manifest that are no images."""
+        others = iter(()) if self.manifest else others_of_tree(self.folder)
+        first = next(others, None)
+        if first is not None:
+            count = 1 + sum(1 for _ in others)
+            say(f"{self.folder}: left out as neither picture nor DICOM: {count:,} files, the first is {first}")
+
+    def _inside(self, place: str) -> Path:
+        """The real path of a file. Raises BadImage when it is not there or not in the folder."""
+        try:
+            path = Path(os.path.realpath(self.folder / place, strict=True))
+        except OSError as error:
+            raise _unreadable(error) from None
+        if not path.is_relative_to(self.root):
+            raise BadImage("a link that leads out of its folder", "copy the file into it, or name its real folder")
+        return path
 
     def _sample(self, number: int, row: dict[str, Any], known: Mapping[Any, list[str]], seen: set[str]) -> Sample:
         place = self._place(number, row)
@@ -199,7 +170,7 @@ class Source:
             modality=modality or facts.get("modality") or self._no_modality(number),
             anatomy=self._value(row, "anatomy") or self.recipe.anatomy or facts.get("anatomy"),
             texts=self._texts(row),
-            findings=self._findings(row, known.get((source, modality), ())),
+            findings=self._findings(number, row, known.get((source, modality), ())),
             patient=patient,
             patient_scope=scope if patient else None,
             study=self._value(row, "study") or facts.get("study"),
@@ -218,24 +189,27 @@ class Source:
         return place
 
     def _id(self, source: str, place: str, row: dict[str, Any], seen: set[str]) -> str:
-        """source/name. Two files that differ in their suffix alone keep it."""
+        """source/name. Two files that differ in their suffix alone keep it; the last number of a UID is none."""
         own = self._value(row, "id")
-        stem = f"{source}/{own or PurePosixPath(place).with_suffix('')}"
+        path = PurePosixPath(place)
+        stem = f"{source}/{own or (path if path.suffix[1:].isdigit() else path.with_suffix(''))}"
         if own or place in seen or stem not in seen:
             seen |= {stem, place}
             return stem
         return f"{source}/{place}"
 
-    def _source(self, row: dict[str, Any]) -> str:
-        name = self._value(row, "source") or self.name
-        return re.sub(r'[\s/\\:*?"<>|]+', "_", name)
+    def _source(self, row: Mapping[str, Any]) -> str:
+        return _file_name(self._value(row, "source") or self.name)
 
-    def _value(self, row: dict[str, Any], field: str) -> str | None:
-        """The value of a field in our words; None where there is no column, or it is empty."""
+    def _own(self, row: Mapping[str, Any], field: str) -> str | None:
+        """The value of a field in the owner's words; None where there is no column, or it is null."""
         column = getattr(self.recipe.columns, field) if self.manifest else None
-        if column is None or row[column] is None:
-            return None
-        return self.words.ours(field, str(row[column]).strip())
+        return None if not isinstance(column, str) or row[column] is None else str(row[column]).strip()
+
+    def _value(self, row: Mapping[str, Any], field: str) -> str | None:
+        """The value of a field in our words; None where there is no column, or it is empty."""
+        own = self._own(row, field)
+        return None if own is None else self.words.ours(field, own)
 
     def _modality(self, number: int, row: dict[str, Any]) -> str | None:
         """The modality that column or recipe state."""
@@ -263,13 +237,16 @@ class Source:
     def _file_facts(self, place: str, modality: str | None, row: dict[str, Any]) -> dict[str, Any]:
         """What a DICOM file says of itself; {} for other files and where the manifest has said it all."""
         complete = modality and self._value(row, "patient") and self._value(row, "study")
-        if complete or not is_dicom(f"{self.folder}/{place}"):
+        if complete or is_picture(place):
             return {}
         from medweave.corpus import dicom
 
         try:
-            facts = dicom.facts(self.folder / place, self.recipe.salt)
-        except BadImage:  # found again, and listed as skipped, when its pixels are read
+            path = self._inside(place)
+            if not is_dicom(self.folder / place):
+                return {}
+            facts = dicom.facts(path, self.salt)
+        except (BadImage, OSError):  # found again, and listed as skipped, when its pixels are read
             return {"modality": "other"}
         return {name: getattr(facts, name) for name in ("modality", "anatomy", "patient", "study")}
 
@@ -283,22 +260,41 @@ class Source:
                 texts.append(Text(kind, text.strip()))
         return tuple(texts)
 
-    def _findings(self, row: dict[str, Any], known: list[str] | tuple[()]) -> dict[str, State]:
+    def _findings(self, number: int, row: dict[str, Any], known: list[str] | tuple[()]) -> dict[str, State]:
         """Owner's label -> state. known: the labels that are absent unless stated."""
-        if isinstance(self.recipe.columns.labels, list) and self.manifest:
-            states = {c: NUMBERED.get(str(row[c]).strip().removesuffix(".0")) for c in self.recipe.columns.labels}
-            return {self._label(c): state for c, state in states.items() if state}
-        present = {label: State.PRESENT for label in self._labels(row)}
-        return present | {label: State.ABSENT for label in known if label not in present} if present else {}
+        stated = self._stated(number, row)
+        return stated | {label: State.ABSENT for label in known if label not in stated} if stated else {}
 
-    def _labels(self, row: dict[str, Any]) -> list[str]:
-        """The labels of a row, in our words where values.labels maps them."""
+    def _stated(self, number: int, row: dict[str, Any]) -> dict[str, State]:
+        """What a row itself says of its labels, in our words where values.labels maps them."""
+        if not isinstance(self.recipe.columns.labels, list):
+            return {label: State.PRESENT for own in self._own_labels(row) if (label := self._label(own))}
+        states: dict[str, State] = {}
+        for column in self.recipe.columns.labels:
+            state, label = self._state(number, column, row[column]), self._label(column)
+            if label and state != State.UNKNOWN:
+                states[label] = max(state, states.get(label, state), key=RISING.index)
+        return states
+
+    def _state(self, number: int, column: str, cell: object) -> State:
+        state = state_of(cell)
+        if state is None:
+            words = "; ".join(f"{words} ({state})" for state, words in STATE_WORDS.items())
+            raise RequestError(
+                f"row {number}, column {column!r}: {cell!r} is no state", where=self.manifest, todo=f"{words}, or empty"
+            )
+        return state
+
+    def _own_labels(self, row: Mapping[str, Any]) -> list[str]:
+        """The labels of a row in the owner's words; of columns that are labels, all of them."""
         column = "folder" if self.recipe.labels_from else self.recipe.columns.labels
-        cell = row.get(column) if isinstance(column, str) else None
+        if isinstance(column, list):
+            return column
+        cell = row.get(column) if column else None
         if column == "folder" and self.manifest:
             cell = PurePosixPath(str(row[self.recipe.columns.path])).parent.name
         own = cell if isinstance(cell, list) else str(cell or "").split(self.recipe.separator)
-        return [mapped for label in own if str(label).strip() and (mapped := self._label(str(label).strip()))]
+        return [str(label).strip() for label in own if str(label).strip()]
 
     def _label(self, own: str) -> str:
         """An owner's label in our words; "" where values.labels maps it to null."""
@@ -308,9 +304,25 @@ class Source:
         """(source, modality) -> its labels, for the sources whose labels are exhaustive."""
         if not self.recipe.exhaustive:
             return {}
-        known: dict[tuple[str, str | None], dict[str, None]] = {}
-        for number, row in self._rows():
+        known: dict[tuple[str, str | None], dict[str, State]] = {}
+        for number, row in self._all_rows():
             source = self._source(row)
-            if self.recipe.exhaustive is True or source in self.recipe.exhaustive:
-                known.setdefault((source, self._modality(number, row)), {}).update(dict.fromkeys(self._labels(row)))
+            if self._is_wanted(row) and (self.recipe.exhaustive is True or source in self.exhaustive):
+                known.setdefault((source, self._modality(number, row)), {}).update(self._stated(number, row))
         return {key: list(labels) for key, labels in known.items()}
+
+
+def _file_name(name: str) -> str:
+    """The name of a source as shards may be called."""
+    return re.sub(r'[\s/\\:*?"<>|]+', "_", name)
+
+
+def _cell(column: str, row: Mapping[str, Any]) -> tuple[str]:
+    return (str(row[column]),)
+
+
+def _unreadable(error: OSError) -> BadImage:
+    return BadImage(f"cannot be read: {error.strerror}", "fetch it again, or take it off the manifest")
+
+
+__all__ = ["Source", "SourceRecipe"]

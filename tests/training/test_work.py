@@ -1,0 +1,99 @@
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from medweave.errors import RequestError
+from medweave.models import dual
+from medweave.models.architecture import Architecture, arch_config, assemble
+from medweave.models.weights import check_tag
+from medweave.training.distributed import Ranks
+from medweave.training.recipe import TrainRecipe, read
+from medweave.training.work import check_heads, in_bf16, say_facts
+
+SHIPPED = [path for path in sorted(Path(__file__).parents[2].glob("recipes/*.yaml")) if read(path).model]
+
+
+@pytest.fixture(scope="module")
+def long_bert(tiny_bert, tmp_path_factory) -> Path:
+    """The tiny BERT with as many positions as the public ones have."""
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("long-bert") / "bert"
+    shutil.copytree(tiny_bert, folder)
+    config = BertConfig.from_pretrained(tiny_bert)
+    config.max_position_embeddings = 512
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def shallow(arch):
+    """open_clip's configuration of that name with one block a tower."""
+    config = arch_config(arch)
+    return {**config, **{part: {**config[part], "layers": 1} for part in ("vision_cfg", "text_cfg")}}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_the_model_of_every_shipped_recipe_is_made(path, long_bert, monkeypatch):
+    """Hub names become the tiny BERT, open_clip's towers have one block: all else is checked as it is written."""
+
+    def random_state(arch, tag):
+        check_tag(arch, tag)
+        return assemble(Architecture(shallow(arch))).state_dict()
+
+    monkeypatch.setattr(dual, "arch_config", shallow)
+    monkeypatch.setattr(dual, "tagged_state", random_state)
+    recipe = read(path)
+    hub = recipe.model.text.tower.startswith("transformers:")
+    recipe = read(path, [f"model.text.tower=transformers:{long_bert}"] if hub else [])
+    model = dual.build(recipe.model)
+    check_heads(recipe, model)
+    size = recipe.model.image.size or shallow(recipe.model.image.tower.partition(":")[2])["vision_cfg"]["image_size"]
+    with torch.no_grad():
+        images, texts = model(torch.zeros(1, 3, size, size), model.tokenize(["x ray of the chest"]))
+    assert images.shape == texts.shape == (1, recipe.model.embed)
+
+
+def with_head(recipe, head):
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"head": head})})
+
+
+def test_objectives_and_model_must_have_one_head(recipe_of, prepared):
+    for of_loss, of_model in (("sigmoid", "softmax"), ("softmax", "sigmoid")):
+        recipe = recipe_of(train={"objectives": [{"kind": "contrastive", "head": of_loss}]})
+        with pytest.raises(RequestError) as error:
+            prepared(with_head(recipe, of_model))
+        assert f"train.objectives.0.head is {of_loss}, but model.head is {of_model}" in str(error.value)
+
+
+def test_the_head_of_a_start_counts(recipe_of, prepared, tmp_path):
+    dual.save(dual.build(with_head(recipe_of(), "sigmoid").model), tmp_path / "start")
+    recipe = recipe_of(train={"objectives": [{"kind": "menu"}, {"kind": "contrastive"}]})
+    start = type(recipe.model)(start=str(tmp_path / "start"))
+    with pytest.raises(RequestError, match=r"train.objectives.1.head is softmax, but the head of model.start is sigm"):
+        prepared(recipe.model_copy(update={"model": start}))
+
+
+def test_precision_is_bf16_only_on_gpus_that_have_it(monkeypatch):
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    settings = {name: TrainRecipe(run="r", steps=1, precision=name) for name in ("auto", "bf16", "fp32")}
+    for able in (True, False):
+        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation, able=able: able)
+        assert in_bf16(settings["auto"], gpu) == able
+        assert in_bf16(settings["bf16"], gpu) and not in_bf16(settings["fp32"], gpu)
+    assert not in_bf16(settings["auto"], cpu) and in_bf16(settings["bf16"], cpu)
+
+
+@pytest.mark.parametrize(("train", "world", "said"), [({}, 1, False), ({"accumulate": 2}, 1, True), ({}, 2, True)])
+def test_masks_that_follow_the_cut_of_a_batch_are_said(work_of, capfd, train, world, said):
+    work = work_of(train=train, text={"dropout": 0.1})
+    capfd.readouterr()
+    say_facts(dataclasses.replace(work, ranks=Ranks(0, world, torch.device("cpu"))))
+    assert ("dropout is drawn anew for each micro-batch" in capfd.readouterr().err) == said
+
+
+def test_without_dropout_the_cut_of_a_batch_changes_nothing(work_of, capfd):
+    work_of(train={"accumulate": 2})
+    assert "dropout" not in capfd.readouterr().err
