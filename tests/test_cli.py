@@ -110,7 +110,9 @@ def test_every_verb_from_a_recipe_to_answers(lab, cli):
     assert one["n"] == 30 and (lab / "runs" / "tiny" / "evaluations" / "report.html").exists()
     wrong = cli("evaluate", "runs/tiny", "--benchmark", "wrong.yaml", "--out", "again", status=1)
     assert "expected 1 test images, found 30" in wrong
-    assert "give evaluate.data=null" in cli("evaluate", "runs/tiny", "evaluate.data.test=train", status=2, errors=True)
+    assert "give evaluate.data=null" in cli(
+        "evaluate", "runs/tiny", "evaluate.data={test: train}", status=2, errors=True
+    )
     cli("evaluate", "runs/tiny", "--out", "again")
     compared = json.loads(
         cli("compare", "runs/tiny/evaluations", "again", "--json", "--out", "page.html").split("page.html")[0]

@@ -33,7 +33,7 @@ class Log:
         kept = [line for line in run.log() if first > 0 and line["step"] <= first]
         write_bytes(run.path / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = (run.path / "log.jsonl").open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(run.path / "tensorboard"), purge_step=first)
+        self._board = SummaryWriter(str(run.path / "tensorboard"), purge_step=first + 1 if first else 0)
         self._wandb = _wandb(run, name)
         self._shown = _Shown(name, first, total)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +14,16 @@ from medweave.corpus.sample import MODALITIES
 from medweave.errors import nearest
 from medweave.recipe import Section
 
+PART = re.compile(r"\{([^{}]+)\}")  # a column in a pattern of paths
+
 
 class Columns(Section):
     """Which column of the manifest holds what. A field that is left out has no column."""
 
-    path: str = Field("path", description="path of the image, relative to the folder")
+    path: str = Field(
+        "path",
+        description="path of the image, relative to the folder; or a pattern of columns, such as train/{ID}.jpg",
+    )
     id: str | None = Field(None, description="the owner's name of the image; None: its path without suffix")
     source: str | None = Field(None, description="its values become separate sources")
     labels: str | list[str] | None = Field(
@@ -40,11 +46,22 @@ class Columns(Section):
 
     def named(self) -> dict[str, str]:
         """Dotted field -> column, for every column that the recipe names."""
-        fields = {name: getattr(self, name) for name in type(self).model_fields if name not in ("labels", "extra")}
+        lists = ("path", "labels", "extra")
+        fields = {name: getattr(self, name) for name in type(self).model_fields if name not in lists}
+        parts = PART.findall(self.path) or [self.path]
+        fields |= {f"path.{i}" if len(parts) > 1 else "path": column for i, column in enumerate(parts)}
         labels = self.labels if isinstance(self.labels, list) else [self.labels] if self.labels else []
         fields |= {f"labels.{i}" if isinstance(self.labels, list) else "labels": c for i, c in enumerate(labels)}
         fields |= {f"extra.{i}": column for i, column in enumerate(self.extra)}
         return {f"columns.{name}": column for name, column in fields.items() if column is not None}
+
+    def path_in(self, row: Mapping[str, Any]) -> str:
+        """The path that a row of the manifest tells; empty where a column of it is."""
+        if not PART.search(self.path):
+            return str(row[self.path] or "")
+        cells = {column: row[column] for column in PART.findall(self.path)}
+        told = all(cell not in (None, "") for cell in cells.values())
+        return PART.sub(lambda part: str(cells[part[1]]), self.path) if told else ""
 
 
 class SourceRecipe(BaseRecipe):

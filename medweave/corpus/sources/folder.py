@@ -181,7 +181,7 @@ class Source:
 
     def _place(self, number: int, row: dict[str, Any]) -> str:
         """The image's path below the folder, with forward slashes."""
-        own = str(row[self.recipe.columns.path if self.manifest else "path"] or "").replace("\\", "/")
+        own = (self.recipe.columns.path_in(row) if self.manifest else str(row["path"])).replace("\\", "/")
         place = os.path.normpath(own) if own else ""
         if not place or place.startswith(("/", "..")) or place == "." or ":" in place.split("/")[0]:
             what = f"row {number}: the path {own!r} is not inside the folder" if own else f"row {number}: no path"
@@ -292,7 +292,7 @@ class Source:
             return column
         cell = row.get(column) if column else None
         if column == "folder" and self.manifest:
-            cell = PurePosixPath(str(row[self.recipe.columns.path])).parent.name
+            cell = PurePosixPath(self.recipe.columns.path_in(row)).parent.name
         own = cell if isinstance(cell, list) else str(cell or "").split(self.recipe.separator)
         return [str(label).strip() for label in own if str(label).strip()]
 

@@ -218,6 +218,17 @@ def test_not_even_a_header_is_read_through_a_link_out_of_the_folder(tmp_path, mo
     assert set(read) <= {folder / "m.csv"}
 
 
+def test_a_path_may_be_a_pattern_of_columns(tmp_path):
+    write(tmp_path, [["7", "train", "A lung."], ["8", "test", ""]], ["ID", "part", "Caption"])
+    columns, name = {"path": "{part}/{ID}.jpg", "id": "ID", "caption": "Caption"}, tmp_path.name
+    found = samples(tmp_path, columns=columns, modality="xray", labels_from="folder")
+    assert [(s.place, s.id) for s in found] == [("train/7.jpg", f"{name}/7"), ("test/8.jpg", f"{name}/8")]
+    assert [list(s.findings) for s in found] == [["train"], ["test"]]
+    write(tmp_path, [["", "train", ""]], ["ID", "part", "Caption"])
+    with pytest.raises(RequestError, match="row 1: no path"):
+        samples(tmp_path, columns=columns, modality="xray")
+
+
 def test_dicom_files_that_are_missing_are_left_to_the_reader_of_pixels(tmp_path):
     write(tmp_path, [["gone.dcm"], ["1.2.840.5"]], ["path"])
     assert [s.modality for s in samples(tmp_path, columns={})] == ["other", "other"]
@@ -227,6 +238,7 @@ def test_dicom_files_that_are_missing_are_left_to_the_reader_of_pixels(tmp_path)
     ("fields", "said"),
     [
         ({"columns": {"path": "fil"}}, r"columns.path: no column 'fil'.*nearest: file"),
+        ({"columns": {"path": "{set}/{fil}.png"}}, r"columns.path.1: no column 'fil'.*nearest: file"),
         ({"columns": {"path": "file", "labels": ["finding", "x"]}}, r"columns.labels.1: no column 'x'"),
         ({"columns": COLUMNS, "include": {"sett": ["one"]}}, r"include.sett: no column 'sett'.*nearest: set"),
         ({"manifest": "none.csv"}, r"no such manifest"),
