@@ -141,7 +141,7 @@ def compare(
     if out is not None:
         from medweave.reports.comparison import write
 
-        print(write(table, out))
+        say(f"page: {write(table, out)}")
 
 
 @app.command()
