@@ -83,7 +83,13 @@ def rows(rounds: int = 3) -> list[dict]:
     difference = gradient_difference()
 
     def row(name: str, ratio: float, bar: float, detail: str) -> dict:
-        return {"name": name, "ratio": round(ratio, 4), "bar": f"<= {bar:.4g}", "holds": ratio <= bar, "detail": detail}
+        return {
+            "name": name,
+            "ratio": float(f"{ratio:.3g}"),
+            "bar": f"<= {bar:.4g}",
+            "holds": ratio <= bar,
+            "detail": detail,
+        }
 
     return [
         row(

@@ -157,7 +157,10 @@ def _override(tree: dict[str, Any], override: str) -> None:
     node: Any = tree
     for depth, name in enumerate(parents):
         try:
-            node = node[int(name)] if isinstance(node, list) else node.setdefault(name, {})
+            place = int(name) if isinstance(node, list) else name
+            if not isinstance(node, list) and node.get(place) is None:
+                node[place] = {}
+            node = node[place]
         except (ValueError, IndexError, AttributeError):
             raise RequestError(
                 f"the override {override!r} leads nowhere: nothing at {'.'.join(parents[: depth + 1])}"

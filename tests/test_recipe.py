@@ -71,6 +71,11 @@ def test_bad_overrides_are_refused(tmp_path, override, words):
     assert "a mistake in" in str(error.value)
 
 
+def test_an_override_may_begin_a_section_that_is_null(tmp_path):
+    recipe = read(written(tmp_path, GOOD + "evaluate: null\n"), ["evaluate.draws=200"])
+    assert recipe.evaluate is not None and recipe.evaluate.draws == 200
+
+
 def test_bad_overrides_hide_no_other_mistake(tmp_path):
     with pytest.raises(RequestError) as error:
         read(written(tmp_path, GOOD.replace("steps", "stepps")), ["name.more=1", "train.batchh=4", "seed=-1"])
