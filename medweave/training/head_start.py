@@ -67,7 +67,8 @@ class _Stored:
 
     def __init__(self, work: Work, recipe: HeadStartRecipe) -> None:
         check_batch(recipe.batch, 1, work.ranks, where="train.head_start.batch")
-        run, order = work.loader, work.data.mix.order(recipe.batch, work.recipe.seed)
+        fitting = work.data.mix.samples // work.ranks.world * work.ranks.world
+        run, order = work.loader, work.data.mix.order(min(recipe.batch, fitting), work.recipe.seed)
         self.loader = Steps(run.corpus, order, run.captions, run.look, run.tokenize, work.ranks, 1, run.menu)
         own = [order.numbers(step)[self.loader.part] for step in range(recipe.steps)]
         numbers = np.unique(np.concatenate(own))

@@ -86,7 +86,7 @@ class HeadStartRecipe(Section):
     """Projections first: they learn on stored outputs of both towers before anything else does."""
 
     steps: int = Field(800, ge=1, description="steps on stored rows, each image embedded once for all of them")
-    batch: int = Field(256, ge=2, description="samples of such a step, over all processes")
+    batch: int = Field(256, ge=2, description="samples of such a step over all processes; all, where there are fewer")
     lr: float = Field(1e-3, gt=0, description="peak learning rate of a tenth of warm-up and a cosine to 0")
 
 
