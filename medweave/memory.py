@@ -1,4 +1,4 @@
-"""Memory that stays with the process: on a CPU, half of a small model's training step can be page faults.
+"""Memory that stays with the process: on a CPU, a third of a small model's training can be page faults.
 
 By default the C library hands every large block back to the system when it is freed, and each new one is zeroed page by
 page. A training step frees and takes the same activations over and over.

@@ -26,6 +26,7 @@ def faults(keep: bool) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
 def test_blocks_are_kept():
     assert faults(True) < 0.5 * faults(False)

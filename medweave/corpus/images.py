@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,7 +82,7 @@ def decode(data: bytes, at_least: int | None = None, *, grey: bool = False) -> n
             colours = "GRAY" if grey and simplejpeg.decode_jpeg_header(data)[2] == "Gray" else "RGB"
             pixels = _scaled_down(data, at_least, colours)
             return pixels[..., 0] if colours == "GRAY" else pixels
-        with _header(data, ("PNG",)) as picture:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
             return np.array(picture.convert("L" if grey and picture.mode == "L" else "RGB"))
     except Exception as error:  # a damaged file can raise anything inside a decoder
         raise BadImage(f"{DAMAGED[0]} ({in_short(error)})", DAMAGED[1]) from None
@@ -101,7 +100,7 @@ def _checked(array: np.ndarray, limits: LimitsRecipe) -> np.ndarray:
 def _opened(data: bytes) -> ImageFile.ImageFile:
     """The file with only its header read, of any size."""
     try:
-        return _header(data, FORMATS)
+        return _header(data)
     except Image.DecompressionBombError:
         raise
     except Exception as error:  # a damaged header can raise anything inside Pillow
@@ -109,9 +108,9 @@ def _opened(data: bytes) -> ImageFile.ImageFile:
         raise BadImage(f"not a readable image ({type(error).__name__})", f"give a whole file of {known}") from None
 
 
-def _header(data: bytes, formats: Sequence[str]) -> ImageFile.ImageFile:
+def _header(data: bytes) -> ImageFile.ImageFile:
     """As Image.open, but for its limit on pixels, which would hide a picture's width and height from our own check."""
-    for name in formats:
+    for name in FORMATS:
         if name not in Image.OPEN:
             Image.init()
         factory, accept = Image.OPEN[name]

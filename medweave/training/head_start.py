@@ -1,4 +1,4 @@
-"""Head start: the projections learn first, on stored outputs of both towers, in seconds; then everything learns.
+"""Head start: the projections learn first, on stored outputs of both towers; then everything learns.
 
 Fresh projections send noise into towers that start from good weights, and a short run spends its steps on repairing
 that. Here the towers embed each image and each caption once, as they are and unaugmented, and the projections, the
@@ -79,7 +79,7 @@ class _Stored:
             for step in track(range(recipe.steps), "head start: captions, by step", recipe.steps)
         ]
         drawn = sorted(set(chain.from_iterable(self.texts)))
-        pooled = texts.Pooled(drawn, texts.computed(work.model, drawn))
+        pooled = texts.with_more(work.towers.pooled, work.model, drawn)
         seed, device = work.recipe.seed, work.ranks.device
         self.towers = _Projections(work.model, device, seed, pooled=pooled, bf16=False, compile=False)
 

@@ -46,10 +46,11 @@ def train(recipe: Recipe) -> Run:
     Under torchrun every process calls it. Raises RequestError for a recipe that does not fit its corpus or its folder,
     UserError when training fails.
     """
-    memory.keep()
     run = Run(section(recipe, "train").run)
     section(recipe, "model")
     ranks = distributed.start()
+    if ranks.device.type == "cpu":
+        memory.keep()
     try:
         with only_writer(run.path) if ranks.first else nullcontext():
             data = data_of(recipe, ranks)
@@ -226,10 +227,9 @@ def _facts(work: Work) -> dict[str, Any]:
 def _places(work: Work) -> list[dict[str, Any]]:
     """What was trained on, for `classify`: by modality and anatomy the findings shown, each with its test prompts."""
     bank = Bank.load([*shipped(), *work.data.corpus.banks()])
-    triplets = work.data.menu(work.recipe.seed, 1).triplets
     return [
         {"modality": m, "anatomy": a, "findings": {name: bank.all_prompts(m, a, name) for _, _, name in group}}
-        for (m, a), group in groupby(triplets, key=lambda triplet: triplet[:2])
+        for (m, a), group in groupby(work.data.findings, key=lambda triplet: triplet[:2])
     ]
 
 

@@ -8,7 +8,7 @@ B samples of a batch, K findings of the menu, c captions of each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,12 +21,10 @@ PRESENT, ABSENT, UNKNOWN = 1, 0, -1
 
 
 class Menu:
-    """triplets: [K] (modality, anatomy, finding), in sorted order. each: c."""
+    """triplets: [K] (modality, anatomy, finding). each: c."""
 
-    def __init__(self, sets: Sequence[LabelSet], bank: Bank, seed: int, each: int = 1) -> None:
-        found = {(*labels.key, finding) for labels in sets for finding in labels.present}
-        self.triplets: list[Triplet] = sorted(found, key=lambda t: (t[0], t[1] or "", t[2]))
-        self.bank, self.seed, self.each = bank, seed, each
+    def __init__(self, triplets: Sequence[Triplet], bank: Bank, seed: int, each: int = 1) -> None:
+        self.triplets, self.bank, self.seed, self.each = triplets, bank, seed, each
         self._known: dict[LabelSet, Tensor] = {}
 
     def __len__(self) -> int:
@@ -49,6 +47,12 @@ class Menu:
             states = [_state(labels, triplet) for triplet in self.triplets]
             self._known[labels] = torch.tensor(states, dtype=torch.int8)
         return self._known[labels]
+
+
+def findings_of(sets: Iterable[LabelSet]) -> list[Triplet]:
+    """Every finding that is present in one of the sets, once, in sorted order."""
+    found = {(*labels.key, finding) for labels in sets for finding in labels.present}
+    return sorted(found, key=lambda triplet: (triplet[0], triplet[1] or "", triplet[2]))
 
 
 def _state(labels: LabelSet, triplet: Triplet) -> int:

@@ -7,6 +7,7 @@ B samples of the global batch, D width of the joint space.
 from __future__ import annotations
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,14 +50,14 @@ class Batch:
         return Batch(self.numbers[kept], [self.labels[at] for at in kept.tolist()], truth)
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """One loss. Its own parameters, if it has any, are trained with the model."""
 
     menu_captions = 0  # how many captions of every finding it wants at each step
 
+    @abstractmethod
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
         """Named scalars, already weighted; their sum is trained."""
-        raise NotImplementedError
 
 
 class Objectives(nn.Module):

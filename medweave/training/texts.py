@@ -35,6 +35,15 @@ class Pooled:
         return self.rows[torch.tensor([self.place[text] for text in texts], device=self.rows.device)]
 
 
+def with_more(pooled: Pooled | None, model: DualModel, texts: Sequence[str]) -> Pooled:
+    """The pooled vectors of some texts: those that are known, and the others computed."""
+    if pooled is None:
+        return Pooled(texts, computed(model, texts))
+    new = [text for text in texts if text not in pooled.place]
+    rows = torch.cat([pooled.rows, computed(model, new)]) if new else pooled.rows
+    return Pooled([*pooled.place, *new], rows)
+
+
 def kept(model: DualModel, texts: Sequence[str], file: Path, ranks: Ranks) -> Pooled:
     """The pooled vectors of some texts: read from `file` where it is about these texts, else computed and written."""
     stamp = hash_of(list(texts))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from medweave.corpus.captions.bank import Triplet
 from medweave.corpus.order import Order
 from medweave.corpus.store import Corpus, open_corpus
 from medweave.errors import RequestError
@@ -24,7 +26,7 @@ from medweave.training.distributed import Ranks
 from medweave.training.embed import Towers
 from medweave.training.labels import NOTHING, Labels, labels_of
 from medweave.training.loader import Look, Steps
-from medweave.training.menu import Menu
+from medweave.training.menu import Menu, findings_of
 from medweave.training.mix import Mix, mix_of
 from medweave.training.objective import Batch, Objectives
 from medweave.training.optim import Average, optimiser_of
@@ -56,12 +58,11 @@ class Data:
         labels = self.labels.of(numbers)
         return Batch(torch.from_numpy(numbers), labels, menu.truth(labels) if menu is not None else None)
 
-    def menu(self, seed: int, each: int) -> Menu:
-        """The findings that training images show, with so many captions of each."""
+    @cached_property
+    def findings(self) -> list[Triplet]:
+        """What training images show: (modality, anatomy, finding), in sorted order."""
         codes = np.unique(np.concatenate([np.unique(self.labels.codes[r.numbers()]) for r in self.mix.ranges]))
-        return Menu(
-            [self.labels.sets[code] for code in codes.tolist() if code != NOTHING], self.captions.bank, seed, each
-        )
+        return findings_of(self.labels.sets[code] for code in codes.tolist() if code != NOTHING)
 
 
 @dataclass
@@ -119,7 +120,8 @@ def prepare(recipe: Recipe, run: Run, data: Data, ranks: Ranks) -> Work:
     model = dual.build(section(recipe, "model"), recipe.seed).to(ranks.device)
     check_heads(recipe, model)
     objectives = Objectives(settings.objectives).to(ranks.device)
-    menu = data.menu(recipe.seed, objectives.menu_captions) if objectives.menu_captions else None
+    each = objectives.menu_captions
+    menu = Menu(data.findings, data.captions.bank, recipe.seed, each) if each else None
     ranks.same_start([*model.state_dict().values(), *objectives.state_dict().values()])
     look = Look(model.preprocess.size, model.preprocess.policy, settings.augment)
     tokenize = None if model.frozen_text else model.tokenize
@@ -178,8 +180,7 @@ def say_facts(work: Work) -> None:
     idle = {s.source for s in work.data.corpus.strata} - {*mix.sources, *settings.leave_out}
     if idle:
         say(f"no training image from {', '.join(sorted(idle))}")
-    triplets = {(*labels.key, finding) for labels in work.data.labels.sets for finding in labels.present}
-    missing = [finding for _, _, finding in work.data.captions.bank.missing(triplets)]
+    missing = [finding for _, _, finding in work.data.captions.bank.missing(work.data.findings)]
     if missing and settings.captions.banks != []:
         more = " …" if len(missing) > SHOWN else ""
         say(f"no bank captions for {len(missing)} findings ({', '.join(missing[:SHOWN])}{more}): generic sentences")

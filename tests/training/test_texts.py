@@ -2,7 +2,7 @@ import torch
 
 from medweave.models import dual
 from medweave.training.distributed import Ranks
-from medweave.training.texts import computed, drawn, kept
+from medweave.training.texts import computed, drawn, kept, with_more
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -31,3 +31,14 @@ def test_rows_are_computed_once_and_kept(recipe_of, tmp_path, monkeypatch):
     assert torch.equal(kept(model, ["chest", "head"], file, ALONE)(["head", "chest", "head"]), rows)
     monkeypatch.undo()
     assert len(kept(model, ["chest", "head", "lung"], file, ALONE).rows) == 3
+
+
+def test_only_what_is_not_known_is_computed(recipe_of, tmp_path, monkeypatch):
+    model = dual.build(recipe_of(text={"freeze": True}).model)
+    known = with_more(None, model, ["chest", "head"])
+    seen = []
+    monkeypatch.setattr("medweave.training.texts.computed", lambda m, t: seen.extend(t) or computed(m, t))
+    more = with_more(known, model, ["head", "lung"])
+    assert seen == ["lung"]
+    assert torch.equal(more(["chest", "head"]), known(["chest", "head"]))
+    assert torch.allclose(more(["lung"]), computed(model, ["lung"]), atol=1e-6)
