@@ -23,6 +23,30 @@ def test_a_planted_temperature_is_found():
     assert error(5 * honest / found["temperature"]) < 0.03 < error(5 * honest)
 
 
+def test_a_few_images_do_not_make_a_model_certain():
+    logits = 4 * np.eye(3)[np.arange(24) % 3]
+    right = np.eye(3, dtype=np.int8)[np.arange(24) % 3]
+    assert 0.5 < fit_temperature(logits, right, np.arange(24), False)["temperature"] < 1
+
+
+def test_on_few_images_it_is_no_worse_than_the_models_own_word_and_on_bad_ones_better():
+    random = np.random.default_rng(3)
+
+    def loss(logits, labels):
+        return -np.log(softmax(logits, axis=1)[np.arange(len(labels)), labels]).mean()
+
+    for factor in (1, 4):  # an honest model, and one that is far too sure
+        before, after = [], []
+        for _ in range(100):
+            honest = random.standard_normal((2022, 3)) * 3
+            labels = (softmax(honest, axis=1).cumsum(1) > random.random((2022, 1))).argmax(1)
+            few, logits = np.eye(3, dtype=np.int8)[labels[:22]], factor * honest
+            found = fit_temperature(logits[:22], few, np.arange(22), False)["temperature"]
+            before.append(loss(logits[22:], labels[22:]))
+            after.append(loss(logits[22:] / found, labels[22:]))
+        assert np.mean(after) < np.mean(before) + 0.02 if factor == 1 else np.mean(after) < 0.7 * np.mean(before)
+
+
 def test_multi_label_and_unknown_labels():
     random = np.random.default_rng(1)
     honest = random.standard_normal((3000, 2)) * 2
