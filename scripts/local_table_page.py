@@ -103,7 +103,9 @@ def _validation(jobs: Sequence[Job]) -> dict[str, dict[int, dict[str, float]]]:
     found: dict[str, dict[int, dict[str, float]]] = {}
     for job in jobs:
         lines = list(Run(job.folder).log("validation")) if job.arm.train and job.arm.evaluate != "left out" else []
-        kept = (Run(job.folder).facts.get("best") or {}).get("step") if job.recipe.train.keep == "best" else None
+        train = job.recipe.train
+        chooses = train.keep == "best" and train.head_finish is None  # else the last line is of the weights kept
+        kept = (Run(job.folder).facts.get("best") or {}).get("step") if chooses else None
         chosen = [line for line in lines if line["step"] == kept] or lines[-1:]
         if chosen:
             found.setdefault(job.arm.name, {})[job.fold] = {metric: chosen[0][metric] for metric in CHOSEN}

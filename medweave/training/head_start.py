@@ -1,9 +1,12 @@
-"""Head start: the projections learn first, on stored outputs of both towers; then everything learns.
+"""Heads alone: the projections learn on stored outputs of both towers, before all else does and once more after it.
 
-Fresh projections send noise into towers that start from good weights, and a short run spends its steps on repairing
-that. Here the towers embed each image and each caption once, as they are and unaugmented, and the projections, the
-scale and the objectives' own parameters train on these rows by the run's own objectives, batches and captions: linear
-probing before fine-tuning (Kumar et al., arXiv 2202.10054), for two towers.
+Head start: fresh projections send noise into towers that start from good weights, and a short run spends its steps on
+repairing that; so they learn first (linear probing before fine-tuning, Kumar et al., arXiv 2202.10054).
+Head finish: what was learnt on augmented pictures is off on pictures as they are, most of all which of two findings is
+named when both are likely; so the projections learn last on whole, unaugmented pictures (Touvron et al., arXiv
+1906.06423, and Kang et al., arXiv 1910.09217, retrain the head for like reasons).
+Both ways the towers embed each image and each caption once, and the projections, the scale and the objectives' own
+parameters train on these rows by the run's own objectives, batches and captions.
 
 b samples of this process, s side of an image, w the image tower's own width, D width of the joint space.
 """
@@ -29,7 +32,7 @@ from medweave.training.distributed import check_batch
 from medweave.training.embed import Towers, backward
 from medweave.training.loader import Micro, Share, Steps, set_up_worker
 from medweave.training.optim import head_optimiser, rate, set_rate, step_
-from medweave.training.recipe import HeadStartRecipe
+from medweave.training.recipe import HeadRecipe
 from medweave.training.work import Work
 
 CHUNK = 64  # images embedded at a time
@@ -37,46 +40,61 @@ WARMUP = 0.1  # share of the steps
 
 
 def head_start(work: Work) -> None:
-    """Train the projections for the recipe's steps. Raises RequestError for a tower whose projection is inseparable."""
-    recipe = work.settings.head_start
-    assert recipe is not None
-    if not work.model.separable:
-        raise RequestError(
-            "this image tower's projection is one with its pooling", where="train.head_start", todo="leave it out"
-        )
-    stored = _Stored(work, recipe)
+    """Train the projections for the recipe's steps, before the first; the average begins with them."""
+    assert work.settings.head_start is not None
+    _learn(work, work.settings.head_start, "head start")
+    if work.average is not None:
+        work.average.restart()
+
+
+def head_finish(work: Work) -> None:
+    """Train the projections of the weights that are kept for the recipe's steps, after the last; left in eval()."""
+    assert work.settings.head_finish is not None
+    _learn(work, work.settings.head_finish, "head finish")
+    work.model.eval()
+
+
+def check_separable(work: Work) -> None:
+    """Raises RequestError when heads are to learn alone and the image tower's projection is one with its pooling."""
+    for name in ("head_start", "head_finish"):
+        if getattr(work.settings, name) is not None and not work.model.separable:
+            raise RequestError(
+                "this image tower's projection is one with its pooling", where=f"train.{name}", todo="leave it out"
+            )
+
+
+def _learn(work: Work, recipe: HeadRecipe, name: str) -> None:
+    stored = _Stored(work, recipe, name)
     own = work.settings.optimiser.model_copy(update={"lr": recipe.lr})
     optimiser = head_optimiser(work.model, work.objectives, own)
     work.model.train()
     losses: dict[str, Tensor] = {}
-    for step in track(range(recipe.steps), f"head start on {len(stored.place)} images, by step", recipe.steps):
+    for step in track(range(recipe.steps), f"{name} on {len(stored.place)} images, by step", recipe.steps):
         set_rate(optimiser, rate(step, recipe.steps, WARMUP))
         batch = work.data.batch(stored.loader.order.numbers(step), work.menu)
         read = work.ranks.gather(stored.read(step))
         losses = backward(stored.towers, work.objectives, stored[step], batch, read, work.ranks)
         step_(optimiser, work.model, work.settings.optimiser.clip)
-    if work.average is not None:
-        work.average.restart()
     if work.ranks.first:
         shown = ", ".join(f"{name} loss {float(loss):.3g}" for name, loss in losses.items())
-        say(f"head start: {recipe.steps} steps on stored outputs of {len(stored.place)} images; {shown}")
+        say(f"{name}: {recipe.steps} steps on stored outputs of {len(stored.place)} images; {shown}")
 
 
 class _Stored:
-    """The steps of a head start, from rows that the towers gave once. Item `step` is this process's share."""
+    """Steps of the heads alone, from rows that the towers gave once. Item `step` is this process's share."""
 
-    def __init__(self, work: Work, recipe: HeadStartRecipe) -> None:
-        check_batch(recipe.batch, 1, work.ranks, where="train.head_start.batch")
+    def __init__(self, work: Work, recipe: HeadRecipe, name: str) -> None:
+        check_batch(recipe.batch, 1, work.ranks, where=f"train.{name.replace(' ', '_')}.batch")
         fitting = work.data.mix.samples // work.ranks.world * work.ranks.world
         run, order = work.loader, work.data.mix.order(min(recipe.batch, fitting), work.recipe.seed)
         self.loader = Steps(run.corpus, order, run.captions, run.look, run.tokenize, work.ranks, 1, run.menu)
         own = [order.numbers(step)[self.loader.part] for step in range(recipe.steps)]
         numbers = np.unique(np.concatenate(own))
         self.place = {number: at for at, number in enumerate(numbers.tolist())}
-        self.rows, self.known = _image_rows(work, numbers)
+        self.rows, self.known = _image_rows(work, numbers, name)
         self.texts = [
             self.loader.texts(step)
-            for step in track(range(recipe.steps), "head start: captions, by step", recipe.steps)
+            for step in track(range(recipe.steps), f"{name}: captions, by step", recipe.steps)
         ]
         drawn = sorted(set(chain.from_iterable(self.texts)))
         pooled = texts.with_more(work.towers.pooled, work.model, drawn)
@@ -106,12 +124,12 @@ class _Projections(Towers):
 
 
 @torch.no_grad()
-def _image_rows(work: Work, numbers: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+def _image_rows(work: Work, numbers: NDArray[np.int64], name: str) -> tuple[Tensor, Tensor]:
     """The image tower's own outputs of some samples, and which of them could be read: [n, w] float32, [n] bool."""
     model, towers = work.model.eval(), work.towers
     pictures = _Pictures(work.loader.corpus, model.preprocess, numbers)
     rows, known = [], []
-    for pixels, read in track(pictures.chunks(work.settings.workers), "head start: images", -(-len(numbers) // CHUNK)):
+    for pixels, read in track(pictures.chunks(work.settings.workers), f"{name}: images", -(-len(numbers) // CHUNK)):
         with torch.autocast(towers.device.type, torch.bfloat16, enabled=towers.bf16):
             rows.append(model.image_features(towers.normalised(pixels.to(towers.device))).float().cpu())
         known.append(read)

@@ -29,7 +29,7 @@ from medweave.recipe import as_data, recipe_hash
 from medweave.training import checkpoint, distributed
 from medweave.training.distributed import Ranks
 from medweave.training.embed import backward
-from medweave.training.head_start import head_start
+from medweave.training.head_start import check_separable, head_finish, head_start
 from medweave.training.loader import Share, batches
 from medweave.training.log import Log, Stopwatch
 from medweave.training.norms import PICTURES, learning_norms, re_estimate
@@ -60,11 +60,16 @@ def train(recipe: Recipe) -> Run:
                 say(f"{run.path} is finished: nothing to do")
                 return run
             work = prepare(recipe, run, data, ranks)
+            check_separable(work)
             resume(work)
             if work.step == 0 and work.settings.head_start is not None:
                 head_start(work)
             with Log(run, recipe.name, work.step, work.settings.total_steps) if ranks.first else nullcontext() as log:
                 _steps(work, log)
+                _keep(work)
+                if work.settings.head_finish is not None:
+                    head_finish(work)
+                    _log_validation(work, log)
             if ranks.first:
                 _finish(work)
     except OSError as error:
@@ -191,14 +196,28 @@ def _learn(work: Work) -> None:
                 module.eval()
 
 
-def _finish(work: Work) -> None:
-    """Write the model and close the run."""
+def _keep(work: Work) -> None:
+    """Put the weights that are kept into the model, in every process; it is left in eval()."""
     best = work.run.checkpoints / checkpoint.BEST
     if work.settings.keep == "best" and work.best is not None:
+        work.ranks.wait()
         checkpoint.fill(work.model, checkpoint.read_weights(best), best)
     elif work.average is not None:
         _averaged(work)
-    folder.save(work.model.eval(), work.run.model, _facts(work))
+    work.model.eval()
+
+
+def _log_validation(work: Work, log: Log | None) -> None:
+    """Score the weights that became the model."""
+    if work.validation:
+        figures = work.validation(work.towers)
+        if log is not None:
+            log.validation(work.step, figures)
+
+
+def _finish(work: Work) -> None:
+    """Write the model and close the run."""
+    folder.save(work.model, work.run.model, _facts(work))
     work.run.finish({"best": work.best, "steps": work.step})
     checkpoint.clear(work.run.checkpoints)
     counts = work.run.counts

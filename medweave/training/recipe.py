@@ -82,8 +82,8 @@ class ValidateRecipe(Section):
     metric: Literal["macro_auroc", "balanced_accuracy"] = Field("macro_auroc", description="what `best` means")
 
 
-class HeadStartRecipe(Section):
-    """Projections first: they learn on stored outputs of both towers before anything else does."""
+class HeadRecipe(Section):
+    """Projections alone: they learn on stored outputs of both towers, of unaugmented images."""
 
     steps: int = Field(800, ge=1, description="steps on stored rows, each image embedded once for all of them")
     batch: int = Field(256, ge=2, description="samples of such a step over all processes; all, where there are fewer")
@@ -105,9 +105,9 @@ class TrainRecipe(Section):
         min_length=1,
         description="the losses, summed",
     )
-    head_start: HeadStartRecipe | None = Field(
-        None,
-        description="train the projections first, on stored outputs of the towers; None: all at once",
+    head_start: HeadRecipe | None = Field(None, description="train the projections first; None: all at once")
+    head_finish: HeadRecipe | None = Field(
+        None, description="train the projections of the kept weights once more, on unaugmented images; None: no"
     )
     steps: int | None = Field(None, ge=1, description="budget in optimiser steps; or give images")
     images: int | None = Field(None, ge=1, description="budget in images seen; or give steps")

@@ -7,7 +7,7 @@ from medweave.errors import RequestError
 from medweave.models.dual import build
 from medweave.training import head_start as head_start_
 from medweave.training.distributed import start
-from medweave.training.head_start import head_start
+from medweave.training.head_start import head_finish, head_start
 from medweave.training.loop import train
 from medweave.training.objectives.menu import menu_loss
 from medweave.training.run import Run
@@ -40,7 +40,7 @@ def test_it_lowers_the_loss_of_its_own_objectives(work_of, freeze):
     )
 
     def loss():
-        stored = head_start_._Stored(work, work.settings.head_start)
+        stored = head_start_._Stored(work, work.settings.head_start, "head start")
         rows = stored.towers(0, stored[0].micros[0])
         menu = stored.towers.menu(0, stored[0].menu)
         truth = work.menu.truth(work.data.labels.of(stored[0].numbers))
@@ -55,7 +55,7 @@ def test_it_lowers_the_loss_of_its_own_objectives(work_of, freeze):
 
 def test_stored_rows_are_what_the_tower_gives_unaugmented_images(work_of):
     work = work_of(train=SETTINGS)
-    stored = head_start_._Stored(work, work.settings.head_start)
+    stored = head_start_._Stored(work, work.settings.head_start, "head start")
     share = stored[2]
     pictures = np.stack([work.model.preprocess.array(work.data.corpus.read(n)) for n in share.numbers.tolist()])
     with torch.no_grad():
@@ -68,7 +68,7 @@ def test_stored_rows_are_what_the_tower_gives_unaugmented_images(work_of):
 def test_few_images_are_one_batch(work_of):
     work = work_of(train={**SETTINGS, "head_start": {"steps": 2, "batch": 500}})
     head_start(work)
-    assert len(head_start_._Stored(work, work.settings.head_start)[1].numbers) == work.data.mix.samples == 72
+    assert len(head_start_._Stored(work, work.settings.head_start, "head start")[1].numbers) == work.data.mix.samples == 72
 
 
 def test_a_run_begins_with_it_and_the_average_with_its_end(recipe_of):
@@ -109,6 +109,55 @@ def test_it_is_not_repeated_when_a_run_goes_on(recipe_of, monkeypatch):
     monkeypatch.setattr("medweave.training.loop.head_start", lambda _: 1 / 0)
     train(recipe)
     assert Run(recipe.train.run).finished
+
+
+def test_a_finish_moves_only_what_follows_the_towers_of_the_kept_weights(recipe_of, tmp_path):
+    """The two runs are alike up to the last step; averaged weights are kept."""
+    settings = {"objectives": OBJECTIVES, "steps": 3, "keep": "last", "ema": 0.9, "validation": {"every": 3}}
+    plain = train(recipe_of(train={**settings, "run": str(tmp_path / "plain")}))
+    finish = {"steps": 5, "batch": 16, "lr": 1e-2}
+    run = train(recipe_of(train={**settings, "head_finish": finish, "run": str(tmp_path / "finished")}))
+    one, other = (load_file(r.model / "open_clip_model.safetensors") for r in (plain, run))
+    moved = {name for name in one if not torch.equal(one[name], other[name])}
+    assert "logit_scale" in moved and len(moved) > 2
+    assert all("head" in name or ".proj." in name for name in moved - {"logit_scale"})
+    assert [line["step"] for line in run.log("validation")] == [3, 3]
+
+
+def test_a_finish_lowers_the_loss_on_whole_pictures(work_of):
+    work = work_of(
+        train={
+            "objectives": OBJECTIVES,
+            "head_finish": {"steps": 400, "batch": 16, "lr": 3e-2},
+            "optimiser": {"clip": None},
+        }
+    )
+
+    def loss():
+        stored = head_start_._Stored(work, work.settings.head_finish, "head finish")
+        rows, menu = stored.towers(0, stored[0].micros[0]), stored.towers.menu(0, stored[0].menu)
+        truth = work.menu.truth(work.data.labels.of(stored[0].numbers))
+        return menu_loss(rows.image, menu, work.model.logit_scale.exp(), truth).item()
+
+    work.model.eval()
+    before = loss()
+    head_finish(work)
+    assert not work.model.training
+    assert loss() < before - 0.02
+
+
+def test_a_run_killed_in_the_finish_ends_alike(recipe_of, tmp_path, monkeypatch):
+    settings = {"objectives": OBJECTIVES, "head_finish": {"steps": 5, "batch": 16}, "steps": 3, "ema": 0.9}
+    train(recipe_of(train={**settings, "run": str(tmp_path / "whole")}))
+    killed = recipe_of(train={**settings, "run": str(tmp_path / "killed")})
+    with monkeypatch.context() as patch:
+        patch.setattr(head_start_, "step_", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(killed)
+    assert not Run(tmp_path / "killed").finished
+    train(killed)
+    one, other = (load_file(tmp_path / name / "model" / "open_clip_model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_tower_that_pools_and_projects_at_once_is_refused(recipe_of):
