@@ -23,8 +23,8 @@ test: $(MARK)-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(MARK)-dev
-	$(BIN)/ruff check medweave tests bench
-	$(BIN)/ruff format --check medweave tests bench
+	$(BIN)/ruff check medweave tests bench scripts
+	$(BIN)/ruff format --check medweave tests bench scripts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -27,8 +27,8 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="a.b=c", help="values that replace those of the recipe", show_default=False),
 ]
-CorpusPath = Annotated[Path, typer.Argument(metavar="CORPUS", help="folder of a built corpus")]
-MODELS = "run or model folder, hf-hub:owner/name, open_clip:ARCH/TAG, transformers:NAME, timm:NAME"
+CorpusPlace = Annotated[str, typer.Argument(metavar="CORPUS", help="folder or URL of a built corpus")]
+MODELS = "run or model folder, hf-hub:owner/name, open_clip:ARCH/TAG, transformers:NAME, timm:NAME, teacher:NAME"
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help=MODELS)]
 SHOWN = 20  # unreadable files that are named
 Json = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
@@ -65,7 +65,7 @@ def build(
 
 
 @app.command()
-def info(corpus: CorpusPath, as_json: Json = False) -> None:
+def info(corpus: CorpusPlace, as_json: Json = False) -> None:
     """What is in a corpus: counts, licences, groups, what was skipped."""
     from medweave.corpus.info import info_text
     from medweave.corpus.store import open_corpus
@@ -75,15 +75,36 @@ def info(corpus: CorpusPath, as_json: Json = False) -> None:
 
 @app.command()
 def preview(
-    corpus: CorpusPath,
-    out: Annotated[Path | None, typer.Option(help="HTML file; preview.html in the corpus if not given")] = None,
+    corpus: CorpusPlace,
+    out: Annotated[Path | None, typer.Option(help="HTML file; preview.html in the corpus, here for a URL")] = None,
     count: Annotated[int, typer.Option(help="images shown")] = 120,
     seed: Annotated[int, typer.Option(help="seed of the choice")] = 0,
 ) -> None:
     """A contact sheet of a corpus with captions, as one HTML page."""
     from medweave.corpus.preview import preview as write_preview
 
-    print(write_preview(corpus, out or corpus / "preview.html", count, seed))
+    print(write_preview(corpus, out, count, seed))
+
+
+@app.command()
+def features(
+    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="folder of a built corpus")],
+    teacher: Annotated[list[str], typer.Option(help=f"model whose rows are stored; may be repeated: {MODELS}")],
+    views: Annotated[int, typer.Option(min=0, help="augmented views of each image, besides the whole one")] = 0,
+    int8: Annotated[bool, typer.Option("--int8", help="eight bits a number instead of sixteen")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="processes; one a core, or one that uses a GPU")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="delete rows of another model under that name")] = False,
+) -> None:
+    """Corpus and teachers to stored rows, and where each is trusted; the same command goes on where it stopped."""
+    from medweave.features.run import run
+
+    status = 0
+    for outcome in run(corpus, teacher, views, int8=int8, workers=workers, replace=replace):
+        tell = say if outcome.status else print
+        tell(outcome.text)
+        status = max(status, outcome.status)
+    if status:
+        raise typer.Exit(status)
 
 
 @app.command()
@@ -100,7 +121,7 @@ def evaluate(
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help=MODELS)] = None,
     overrides: Overrides = None,
     benchmark: Annotated[list[str] | None, typer.Option(help="benchmark by name or path; may be repeated")] = None,
-    corpus: Annotated[Path | None, typer.Option(help="built corpus that the benchmarks are run on")] = None,
+    corpus: Annotated[str | None, typer.Option(help="folder or URL of the corpus to test on")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of results; MODEL/evaluations if MODEL is a folder")] = None,
     list_all: Annotated[bool, typer.Option("--list", help="list the shipped benchmarks")] = False,
     as_json: Json = False,
@@ -191,6 +212,28 @@ def embed(
     if unreadable:
         say(f"{len(unreadable)} files cannot be read, listed in {skipped_file(out)}")
     _tell_unreadable([f"{file.path}: {file.error}" for file in unreadable])
+
+
+@app.command()
+def teachers(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="teacher, or a card of your own (YAML)")] = None,
+    folder: Annotated[Path | None, typer.Option(help="local copy to check; the one found here if not given")] = None,
+    as_json: Json = False,
+) -> None:
+    """Teachers of the catalogue; with a name: its card, how to get it, and whether the copy here is right."""
+    from medweave.models.teachers import about
+    from medweave.models.teachers.catalogue import card, cards
+
+    if name is None:
+        print(json.dumps(about.listing(cards().values()), indent=2) if as_json else about.table(cards().values()))
+        return
+    known = card(name)
+    if not as_json:
+        print(about.card_text(known))
+    copy = about.checked(known, folder)
+    print(json.dumps(about.card_data(known, copy), indent=2) if as_json else about.copy_text(known, copy))
+    if copy is not None and copy.problem is not None:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -1,13 +1,14 @@
 """Errors that a user can cause: what is wrong, where, and what to do, in one line and without a traceback.
 
 UserError          something failed while the work was under way      exit status 1
+├── DamagedError   a file is not what was written; others are sound   exit status 1
 └── RequestError   the request itself was wrong (recipe, name, path)  exit status 2
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -23,10 +24,20 @@ class UserError(Exception):
         super().__init__(f"{what}{place}{remedy}")
 
 
+class DamagedError(UserError):
+    """A file is not what was once written there; work on others can go on."""
+
+
 class RequestError(UserError):
     """The request was wrong before any work began."""
 
     status = 2
+
+
+def mistakes(lines: Sequence[str], where: str | Path) -> RequestError:
+    """The error for a file with mistakes: how many, and a line for each."""
+    count = f"{len(lines)} mistakes" if len(lines) > 1 else "a mistake"
+    return RequestError(f"{count} in {where}\n" + "\n".join(f"  {line}" for line in lines))
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:

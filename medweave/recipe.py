@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticCustomError
 
-from medweave.errors import RequestError, nearest, unknown_name
+from medweave.errors import RequestError, mistakes, nearest, unknown_name
 from medweave.files import hash_of
 
 
@@ -62,8 +62,7 @@ def check(tree: dict[str, Any], kind: type[S], where: str | Path, wrong: Sequenc
     except ValidationError as error:
         lines += [_line(e, kind) for e in error.errors()]
     if checked is None or lines:
-        count = f"{len(lines)} mistakes" if len(lines) > 1 else "a mistake"
-        raise RequestError(f"{count} in {where}\n" + "\n".join(f"  {line}" for line in lines))
+        raise mistakes(lines, where)
     return checked
 
 

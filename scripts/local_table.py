@@ -55,6 +55,7 @@ class Arm(Section):
     train: bool = Field(True, description="false: the recipe's towers as they are before training")
     evaluate: Literal["test", "validation", "left out"] = Field("test", description="what it is scored on")
     benchmarks: list[str] | None = Field(None, description="none: the recipe's")
+    folds: int | None = Field(None, ge=1, description="the first folds only; none: all that are asked for")
 
 
 class Comparison(Section):
@@ -107,7 +108,8 @@ class Job:
         """All that its figures depend on."""
         recipe = as_data(self.recipe)
         del recipe["corpus"], recipe["train"]["run"]  # the corpus counts by its hash, the place of a run not at all
-        return {"recipe": hash_of([recipe, as_data(self.arm)]), "corpus": corpus.hash, "code": code_version()}
+        arm = {name: value for name, value in as_data(self.arm).items() if name != "folds"}
+        return {"recipe": hash_of([recipe, arm]), "corpus": corpus.hash, "code": code_version()}
 
     def done(self, corpus: Corpus) -> bool:
         """Whether it was done with the same inputs."""
@@ -265,8 +267,8 @@ def _common(folder: Path, out: Path, images: int | None) -> tuple[str, ...]:
 
 
 def _folds(arm: Arm, folds: int) -> range:
-    """A left-out set needs one model, any other arm one a fold."""
-    return range(1 if arm.evaluate == "left out" else folds)
+    """A left-out set needs one model, any other arm one a fold, or as many as it says."""
+    return range(1 if arm.evaluate == "left out" else min(folds, arm.folds or folds))
 
 
 if __name__ == "__main__":

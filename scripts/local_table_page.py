@@ -34,7 +34,7 @@ def write_page(
     """
     compared = {one.name: _compared(one.columns, pooled) for one in table.comparisons}
     tables = {name: found for name, found in compared.items() if found is not None}
-    validation, left_out = _validation(jobs), _left_out(table, jobs, pooled)
+    validation, left_out = _validation(jobs, table.reference), _left_out(table, jobs, pooled)
     parts = ["# Results on a folder of labelled images", _facts(jobs, corpus, missing)]
     parts += [_comparison(c.name, c.title, tables[c.name], out) for c in table.comparisons if c.name in tables]
     if validation:
@@ -98,8 +98,11 @@ def _chart(path: Path, svg: str) -> str:
     return path.name
 
 
-def _validation(jobs: Sequence[Job]) -> dict[str, dict[int, dict[str, float]]]:
-    """arm -> fold -> figures of the weights that were kept, on that fold's validation part."""
+def _validation(jobs: Sequence[Job], reference: str) -> dict[str, dict[int, dict[str, float]]]:
+    """arm -> fold -> figures of the weights that were kept, on that fold's validation part.
+
+    The reference is there as it was before its head finish, too.
+    """
     found: dict[str, dict[int, dict[str, float]]] = {}
     for job in jobs:
         lines = list(Run(job.folder).log("validation")) if job.arm.train and job.arm.evaluate != "left out" else []
@@ -109,6 +112,9 @@ def _validation(jobs: Sequence[Job]) -> dict[str, dict[int, dict[str, float]]]:
         chosen = [line for line in lines if line["step"] == kept] or lines[-1:]
         if chosen:
             found.setdefault(job.arm.name, {})[job.fold] = {metric: chosen[0][metric] for metric in CHOSEN}
+        if job.arm.name == reference and train.head_finish is not None and len(lines) > 1:
+            before = {metric: lines[-2][metric] for metric in CHOSEN}
+            found.setdefault(f"{reference} without head finish", {})[job.fold] = before
     return found
 
 

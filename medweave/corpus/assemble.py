@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from medweave.corpus import records, verify
+from medweave.corpus import own, records, verify
 from medweave.corpus.overlays import file_of, write_table
 from medweave.corpus.plan import Plan
 from medweave.corpus.recipe import CorpusRecipe
@@ -25,7 +25,7 @@ from medweave.corpus.salt import hashes_of_salts
 from medweave.corpus.shards import INDEX
 from medweave.corpus.store import FORMAT, PLACES, Corpus
 from medweave.errors import UserError
-from medweave.files import hash_of_file, whole_file, write_json
+from medweave.files import whole_file, write_json
 from medweave.progress import say
 from medweave.recipe import as_data
 
@@ -41,7 +41,7 @@ def assemble(plan: Plan, names: Sequence[str], corpus: Corpus | None) -> None:
     lost = [skip for record in new.values() for skip in record.skipped]
     shards = {name: record.facts for name, record in new.items() if record.facts["samples"]}
     _check_counts(plan, shards, lost)
-    if corpus is None or shards or corpus.facts["recipe"] != content_of(plan.recipe):
+    if corpus is None or shards or _says_otherwise(corpus, plan.recipe):
         listed = [*(corpus.shards if corpus else []), *({"name": name} | facts for name, facts in shards.items())]
         strata, licences = _write_rows(folder, list(shards), corpus)
         skipped = _write_skipped(folder, plan, lost, corpus)
@@ -51,6 +51,12 @@ def assemble(plan: Plan, names: Sequence[str], corpus: Corpus | None) -> None:
     added = sum(facts["samples"] for facts in shards.values())
     skips = len(plan.skipped) + len(lost)
     say(f"{added:,} images stored, {skips:,} skipped, {plan.refused.total():,} refused by licence")
+
+
+def _says_otherwise(corpus: Corpus, recipe: CorpusRecipe) -> bool:
+    """Whether corpus.json is of another recipe, or of other banks and findings."""
+    now = {"recipe": content_of(recipe)} | own.hashes(recipe)
+    return any(corpus.facts.get(name) != value for name, value in now.items())
 
 
 def content_of(recipe: CorpusRecipe) -> dict[str, Any]:
@@ -157,7 +163,6 @@ def _facts(
     skipped: Counter[str],
 ) -> dict[str, Any]:
     """corpus.json: no date, no host, nothing that another run of the same recipe would say differently."""
-    banks = sorted((plan.recipe.path / "captions").glob("*.yaml"))
     return {
         "format": FORMAT,
         "hash": verify.content_of(FORMAT, shards, strata),
@@ -177,7 +182,7 @@ def _facts(
         "recipe": content_of(plan.recipe),
         "salts": hashes_of_salts(plan.recipe),
         "captions": _caption_shares(plan),
-        "banks": {path.name: hash_of_file(path) for path in banks},
+        **own.hashes(plan.recipe),
         "strata": strata,
         "shards": shards,
     }

@@ -17,8 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medweave.corpus import assemble, columns, records
-from medweave.corpus.captions.bank import shipped
+from medweave.corpus import assemble, columns, own, records
 from medweave.corpus.engines import run
 from medweave.corpus.listing import SCHEMA, open_source
 from medweave.corpus.make_shard import Cost, Task, cost_of, make_shard
@@ -28,9 +27,8 @@ from medweave.corpus.salt import with_salts
 from medweave.corpus.sample import MODALITIES
 from medweave.corpus.shards import stem_of
 from medweave.corpus.store import Corpus, open_corpus
-from medweave.corpus.vocabulary import load
 from medweave.errors import RequestError, UserError
-from medweave.files import only_writer, write_bytes
+from medweave.files import only_writer
 from medweave.progress import say, track
 from medweave.seeds import generator
 
@@ -38,6 +36,7 @@ OURS = {"corpus.json", records.FOLDER}  # one of these is in every folder that a
 BEFORE = {".lock", "fingerprints"}  # what a dry run, or a build that was stopped at once, leaves
 SAMPLED = 16  # images of a source that a dry run prepares
 GROWS = ("sources", "accept", "folds")  # parts of a recipe that may gain entries when a corpus is added to
+FREE = ("banks", "findings")  # parts that may change: captions as they like, findings as `own.check_names` allows
 
 Engine = Literal["local", "ray"]
 
@@ -45,10 +44,11 @@ Engine = Literal["local", "ray"]
 def build(recipe: CorpusRecipe, engine: Engine | None = None) -> Corpus:
     """Build a corpus, go on with one, or add new images to one.
 
-    Raises RequestError for a recipe that would change what is there already, UserError for a full disk, for a second
-    build into the same folder, and when no image at all can be read.
+    Raises RequestError for a recipe that would change what is there already and for wrong banks and findings, UserError
+    for a full disk, for a second build into the same folder, and when no image at all can be read.
     """
     _check_folder(recipe.path)
+    own.check_own(recipe)
     with only_writer(recipe.path):
         (recipe.path / records.FOLDER).mkdir(exist_ok=True)
         corpus = _existing(recipe)
@@ -58,20 +58,23 @@ def build(recipe: CorpusRecipe, engine: Engine | None = None) -> Corpus:
         made = plan_of(recipe, corpus)
         for line in warnings_of(made):
             say(line)
-        _copy_banks(recipe.path, made.table)
+        own.keep(recipe, made.table)
         tasks = cut(made.table, recipe, [shard["name"] for shard in corpus.shards] if corpus else [])
         records.forget_others(recipe.path, {task.name for task in tasks}, corpus)
         _make(tasks, recipe, engine)
         assemble.assemble(made, [task.name for task in tasks], corpus)
+        own.forget_others(recipe)
     return open_corpus(recipe.path)
 
 
 def dry_run(recipe: CorpusRecipe) -> str:
     """What `build` would do, as a page of text. Nothing is written but the fingerprints that it goes by.
 
-    Raises RequestError where `build` would: for a folder of other files, or a recipe that would change a corpus.
+    Raises RequestError where `build` would: for a folder of other files, wrong banks and findings, or a recipe that
+    would change a corpus.
     """
     _check_folder(recipe.path)
+    own.check_own(recipe)
     corpus = _existing(recipe)
     recipe = with_salts(recipe, corpus.facts if corpus else None, keep=False)
     made = plan_of(recipe, corpus)
@@ -137,13 +140,14 @@ def _existing(recipe: CorpusRecipe) -> Corpus | None:
         return None
     corpus = open_corpus(recipe.path)
     old, new = corpus.facts["recipe"], assemble.content_of(recipe)
-    changed = [name for name in new if old.get(name) != new[name] and name not in GROWS]
+    changed = [name for name in new if old.get(name) != new[name] and name not in (*GROWS, *FREE)]
     changed += [name for name in ("sources", "accept") if any(entry not in new[name] for entry in old[name])]
     changed += ["folds"] * (old["folds"] not in (None, new["folds"]))
     if changed:
         names = ", ".join(f"corpus.{name}" for name in changed)
         todo = "choose a new path, or only add sources; corpus.json holds the recipe it was built from"
         raise RequestError(f"{names} differ from what this corpus was built from", where=recipe.path, todo=todo)
+    own.check_names(recipe, corpus)
     return corpus
 
 
@@ -155,7 +159,8 @@ def _restore(corpus: Corpus, recipe: CorpusRecipe, engine: Engine | None) -> Non
     say(f"{len(lost)} damaged shards are written anew")
     index = corpus.index()
     index = index.filter(pc.is_in(index["shard"], value_set=pa.array(lost, pa.int32())))
-    offered = listed(recipe, [open_source(source) for source in recipe.sources], load()).table
+    recipe = recipe.model_copy(update={"banks": [Path(bank) for bank in corpus.facts["recipe"].get("banks", [])]})
+    offered = listed(recipe, [open_source(source) for source in recipe.sources], corpus.vocabulary()).table
     at = pc.index_in(index["id"], value_set=offered["id"].combine_chunks())
     if at.null_count:
         gone = index["id"].filter(pc.is_null(at))[0]
@@ -171,15 +176,6 @@ def _codes(column: pa.ChunkedArray, order: Sequence[str] | None = None) -> np.nd
     """int64 [n]: each value's place in `order`, or in the order of first appearance."""
     values = pa.array(order, pa.string()) if order else pc.unique(column)
     return np.asarray(pc.index_in(column, value_set=values), np.int64)
-
-
-def _copy_banks(folder: Path, table: pa.Table) -> None:
-    """Keep the banks of the plan's modalities in the corpus. One that is there stays as it is, edited or not."""
-    modalities = set(pc.unique(table["modality"]).to_pylist())
-    for path in shipped():
-        copy = folder / "captions" / path.name
-        if path.stem.split("-")[0] in modalities and not copy.exists():
-            write_bytes(copy, path.read_bytes())
 
 
 def _check_folder(folder: Path) -> None:

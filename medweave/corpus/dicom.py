@@ -20,6 +20,7 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, pixel
 
 from medweave.corpus.limits import BadImage, check_shape, frame_index, one_reason, to_8_bit
 from medweave.corpus.recipe import LimitsRecipe
+from medweave.corpus.sample import somebody
 
 MODALITIES = {
     **dict.fromkeys(("CR", "DX", "RG", "RF", "XA", "PX", "IO", "DR"), "xray"),
@@ -72,7 +73,7 @@ def facts(path: Path, salt: str) -> Facts:
         return Facts(
             modality=modality_of(header),
             anatomy=str(header.get("BodyPartExamined") or "").strip().lower() or None,
-            patient=_pseudonym(header.get("PatientID"), salt),
+            patient=_pseudonym(somebody(header.get("PatientID")), salt),
             study=_pseudonym(header.get("StudyInstanceUID"), salt),
             frames=int(header.get("NumberOfFrames") or 1),
         )

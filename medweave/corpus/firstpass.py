@@ -166,7 +166,7 @@ def thumbnail(data: bytes | np.ndarray, recipe: CorpusRecipe) -> np.ndarray:
     """The whole picture, grey and squashed to uint8 [64,64]. Raises BadImage; damage past the header may go unseen."""
     pixels = _quick(data, recipe) if isinstance(data, bytes) and simplejpeg.is_jpeg(data) else None
     if pixels is None:
-        pixels = images.decode(images.prepare(data, recipe.limits, recipe.image).data)
+        pixels = images.decode(images.prepare(data, recipe.limits, recipe.image).data, limits=recipe.limits)
     grey = Image.fromarray(pixels).convert("L")
     return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX))
 
@@ -180,7 +180,7 @@ def _quick(data: bytes, recipe: CorpusRecipe) -> np.ndarray | None:
         return None
     check_shape(width, height, recipe.limits)
     try:
-        return images.decode(data, at_least=2 * SIDE)
+        return images.decode(data, at_least=2 * SIDE, limits=recipe.limits)
     except BadImage:
         return None
 

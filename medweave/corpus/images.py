@@ -18,6 +18,7 @@ from medweave.corpus import dicom
 from medweave.corpus.limits import (
     BadImage,
     check_bytes,
+    check_pixels,
     check_shape,
     frame_index,
     in_short,
@@ -31,6 +32,7 @@ FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
 ORIENTATION = 0x0112
 WHITE_IS_ZERO = 262, 0
 SCANS = 100
+USUAL = LimitsRecipe()
 SMALL = 64  # pixels of the shorter side that fingerprints are taken from
 DAMAGED = "truncated or damaged", "fetch or export it again"
 DAMAGE = ("Corrupt JPEG", "Premature end", "bad Huffman")
@@ -71,19 +73,25 @@ def prepare(data: bytes | np.ndarray, limits: LimitsRecipe, recipe: ImageRecipe)
         return _encoded(_pixels(picture, limits, recipe), recipe)
 
 
-def decode(data: bytes, at_least: int | None = None, *, grey: bool = False) -> np.ndarray:
+def decode(data: bytes, at_least: int | None = None, *, grey: bool = False, limits: LimitsRecipe = USUAL) -> np.ndarray:
     """A stored JPEG or PNG as RGB pixels, uint8 [h,w,3].
 
     at_least: a JPEG may come out smaller by DCT scaling (much faster), its shorter side never below this many pixels.
-    grey: a picture stored in grey comes out as [h,w]. Raises BadImage when the data are damaged.
+    grey: a picture stored in grey comes out as [h,w]. Raises BadImage when the data are damaged, or when their header
+    announces more pixels than `limits` allows.
     """
     try:
         if simplejpeg.is_jpeg(data):
-            colours = "GRAY" if grey and simplejpeg.decode_jpeg_header(data)[2] == "Gray" else "RGB"
+            height, width, kind, _ = simplejpeg.decode_jpeg_header(data)
+            check_pixels(width, height, limits)
+            colours = "GRAY" if grey and kind == "Gray" else "RGB"
             pixels = _scaled_down(data, at_least, colours)
             return pixels[..., 0] if colours == "GRAY" else pixels
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+        with pillow_allows(limits.pixels), Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+            check_pixels(*picture.size, limits)
             return np.array(picture.convert("L" if grey and picture.mode == "L" else "RGB"))
+    except BadImage:
+        raise
     except Exception as error:  # a damaged file can raise anything inside a decoder
         raise BadImage(f"{DAMAGED[0]} ({in_short(error)})", DAMAGED[1]) from None
 

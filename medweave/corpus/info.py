@@ -14,7 +14,7 @@ from medweave.corpus.store import Corpus, open_corpus
 MOST = 20  # lines of a list that can grow without end
 
 
-def info_text(path: str | Path) -> str:
+def info_text(path: Path | str) -> str:
     """All sections as one text. Raises RequestError where no corpus is built."""
     corpus = open_corpus(path)
     facts = corpus.facts
@@ -59,6 +59,8 @@ def _head(corpus: Corpus, groups: Counter[str]) -> str:
         f"{len(corpus):,} images in {len(groups):,} groups from {len(corpus.facts['counts']):,} sources"
         + (f", {gone:,} of them withdrawn" if gone else ""),
         f"{len(corpus.shards):,} shards, {size:,.1f} MiB; content {corpus.hash[:16]}",
+        f"captions from {', '.join(corpus.facts['banks']) or 'no bank'}"
+        + ("; findings of its own in findings.yaml" if corpus.facts.get("findings") else ""),
     ]
     return "\n".join(lines)
 

@@ -96,8 +96,7 @@ def check_shape(width: int, height: int, limits: LimitsRecipe, frames: int = 1) 
     """Raises BadImage when a header announces no pixels, too many, too narrow a picture, or too many frames."""
     if width < 1 or height < 1 or frames < 1:
         raise BadImage(f"no pixels ({width} x {height} px, {frames} frames)", "export the image again")
-    if width * height > limits.pixels:
-        raise too_many(f"{width:,} x {height:,} px", limits.pixels)
+    check_pixels(width, height, limits)
     if max(width, height) > limits.aspect * min(width, height):
         size = f"{width:,} x {height:,} px"
         raise BadImage(f"{size}, narrower than limits.aspect = {limits.aspect:g}", "crop it, or raise limits.aspect")
@@ -105,6 +104,12 @@ def check_shape(width: int, height: int, limits: LimitsRecipe, frames: int = 1) 
         raise BadImage(
             f"{frames:,} frames, more than limits.frames = {limits.frames:,}", "split it, or raise limits.frames"
         )
+
+
+def check_pixels(width: int, height: int, limits: LimitsRecipe) -> None:
+    """Raises BadImage when a header announces too many pixels."""
+    if width * height > limits.pixels:
+        raise too_many(f"{width:,} x {height:,} px", limits.pixels)
 
 
 def too_many(size: str, most: int) -> BadImage:

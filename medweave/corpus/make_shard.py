@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +18,11 @@ from medweave.corpus.captions.pick import pick
 from medweave.corpus.fingerprint import hashes, thumbnail
 from medweave.corpus.limits import BadImage
 from medweave.corpus.listing import open_source
+from medweave.corpus.own import bank_files
 from medweave.corpus.recipe import CorpusRecipe
 from medweave.corpus.shards import PLANNED, Item, bytes_of, fields_of, write_shard
 from medweave.errors import UserError
-from medweave.files import hash_of
+from medweave.files import hash_of, hash_of_file
 from medweave.recipe import as_data
 from medweave.seeds import generator
 
@@ -77,17 +79,20 @@ def make_shard(task: Task) -> None:
     """
     rows = task.own_rows().to_pylist()
     folder, name = task.recipe.path, task.name
-    key = _key(rows, task.recipe)
+    banks = bank_files(task.recipe)
+    key = _key(rows, task.recipe, banks)
     record = records.read(folder, name)
     if record and record.key == key and records.is_whole(folder, name, record.facts):
         return
-    bank = Bank.load(sorted((folder / "captions").glob("*.yaml")))
+    bank = Bank.load(banks)
     skipped: list[dict[str, str]] = []
     shard = write_shard(folder / "shards" / name, _items(rows, task.recipe, bank, skipped))
     if task.expected is None:
         records.write(folder, name, shard, skipped, key)
     elif task.expected != shard.sha256:
-        raise UserError(f"{name} was lost, and its images have changed since", where=folder, todo="choose a new path")
+        raise UserError(
+            f"{name} was lost, and its images or banks have changed since", where=folder, todo="choose a new path"
+        )
 
 
 def _items(
@@ -118,15 +123,18 @@ def _pictures(
     for row in rows:
         try:
             picture = images.prepare(sources[row["recipe"]].image(row["place"]), recipe.limits, recipe.image)
-            small = images.decode(picture.data, images.SMALL) if picture.small is None else picture.small
+            small = picture.small
+            if small is None:
+                small = images.decode(picture.data, images.SMALL, limits=recipe.limits)
             yield row, picture, thumbnail(small)
         except BadImage as error:
             facts = {"item": row["id"], "source": row["source"], "reason": error.reason, "remedy": error.remedy}
             skipped.append(facts)
 
 
-def _key(rows: Sequence[dict[str, Any]], recipe: CorpusRecipe) -> str:
+def _key(rows: Sequence[dict[str, Any]], recipe: CorpusRecipe, banks: Sequence[Path]) -> str:
     """What a shard is made from, but for the files of its source."""
     numbers = sorted({row["recipe"] for row in rows})
     sources = [as_data(recipe.sources[number]) for number in numbers]
-    return hash_of([rows, sources, as_data(recipe.limits), as_data(recipe.image), recipe.seed])
+    words = [hash_of_file(path) for path in banks]
+    return hash_of([rows, sources, as_data(recipe.limits), as_data(recipe.image), recipe.seed, words])

@@ -2,9 +2,10 @@
 
 Every stratum is an endless chain of seeded permutations of its samples, and takes a fixed share of each batch. A
 permutation is a Feistel network on the smallest grid that holds the stratum (Black and Rogaway 2002, "Ciphers with
-arbitrary finite domains"), so memory does not grow with the data. Shares are met by proportionate-fair scheduling
-(Srinivasan and Anderson 2002, PD2): each batch holds the floor or the ceiling of a stratum's share of it, and the
-running count never strays from the share by a whole sample.
+arbitrary finite domains"), so memory does not grow with the data. From afar, blocks of neighbours are permuted, then
+the samples of each, so that what one read brings is used together; memory then holds a few numbers a block. Shares are
+met by proportionate-fair scheduling (Srinivasan and Anderson 2002, PD2): each batch holds the floor or the ceiling of a
+stratum's share of it, and the running count never strays from the share by a whole sample.
 
 S strata, B samples a batch, K steps a period.
 """
@@ -79,7 +80,10 @@ def power_weights(strata: Sequence[Ranges], alpha: float) -> list[float]:
 
 
 class Order:
-    """Which samples each step takes, mixed by weights. block: neighbours that are visited together (remote data)."""
+    """Which samples each step takes, mixed by weights.
+
+    block: sample numbers are cut at multiples of it, and what lies between two cuts is visited together (remote data).
+    """
 
     def __init__(
         self, strata: Sequence[Ranges], weights: Sequence[float], batch: int, seed: int, block: int = 1
@@ -94,6 +98,8 @@ class Order:
         self._run_ends = np.cumsum(stops - starts)
         self._run_shift = stops - self._run_ends
         self._bases = np.cumsum(self.sizes) - self.sizes
+        self._blocks = [_edges(ranges, block) for ranges in strata] if block > 1 else []
+        self._passes: dict[int, tuple[int, Numbers, Numbers]] = {}
 
     @property
     def shares(self) -> NDArray[np.float64]:
@@ -130,8 +136,34 @@ class Order:
         size = self.sizes[stratum]
         epoch, position = np.divmod(position, size)
         key = _mix(self._keys[stratum] + epoch.astype(np.uint64) * np.uint64(GOLDEN))
-        flat = self._bases[stratum] + _permute_blocks(position, size, key, self.block)
+        place = self._in_blocks(stratum, epoch, position, key) if self._blocks else permute(position, size, key)
+        flat = self._bases[stratum] + place
         return flat + self._run_shift[np.searchsorted(self._run_ends, flat, side="right")]
+
+    def _in_blocks(self, stratum: Numbers, epoch: Numbers, position: Numbers, key: Hashes) -> Numbers:
+        """Each position's image when the blocks of its stratum are permuted, and then the samples of each block."""
+        block, inner, first, size = (np.empty_like(position) for _ in range(4))
+        for s, e in np.unique(np.stack([stratum, epoch]), axis=1).T.tolist():
+            here = np.flatnonzero((stratum == s) & (epoch == e))
+            blocks, starts = self._pass(s, e, key[here[:1]])
+            turn = np.searchsorted(starts, position[here], side="right") - 1
+            block[here], edges = blocks[turn], self._blocks[s]
+            inner[here], first[here] = position[here] - starts[turn], edges[blocks[turn]]
+            size[here] = edges[blocks[turn] + 1] - first[here]
+        return first + permute(inner, size, _mix(key ^ _mix(block.astype(np.uint64))))
+
+    def _pass(self, stratum: int, epoch: int, key: Hashes) -> tuple[Numbers, Numbers]:
+        """The blocks of one pass in their order, and the position of the first sample of each: two [blocks].
+
+        The last pass of each stratum is kept.
+        """
+        kept = self._passes.get(stratum)
+        if kept is None or kept[0] != epoch:
+            sizes = np.diff(self._blocks[stratum])
+            count = np.full(len(sizes), len(sizes))
+            blocks = permute(np.arange(len(sizes)), count, key.repeat(len(sizes)))
+            kept = self._passes[stratum] = epoch, blocks, np.cumsum(sizes[blocks]) - sizes[blocks]
+        return kept[1:]
 
 
 def permute(position: Numbers, size: Numbers, key: Hashes) -> Numbers:
@@ -160,15 +192,14 @@ def _feistel(position: Hashes, rows: Hashes, columns: Hashes, key: Hashes) -> Ha
     return row * columns + column
 
 
-def _permute_blocks(position: Numbers, size: Numbers, key: Hashes, block: int) -> Numbers:
-    """Permute whole blocks, then inside each; what is left beside whole blocks comes last."""
-    if block == 1:
-        return permute(position, size, key)
-    whole = size // block
-    outer, inner = np.divmod(position, block)
-    outer = np.where(outer < whole, permute(np.minimum(outer, whole - 1).clip(0), whole.clip(1), key), outer)
-    inside = _mix(key ^ _mix(outer.astype(np.uint64)))
-    return outer * block + permute(inner, np.where(outer < whole, block, size - whole * block), inside)
+def _edges(ranges: Ranges, block: int) -> Numbers:
+    """How many samples of the ranges lie before each block that has any, and in all: int64 [blocks + 1]."""
+    first, last = ranges.starts // block, (ranges.stops - 1) // block
+    run = np.repeat(np.arange(len(first)), last - first + 1)
+    number = first[run] + np.arange(len(run)) - np.searchsorted(run, run)
+    held = np.minimum(ranges.stops[run], (number + 1) * block) - np.maximum(ranges.starts[run], number * block)
+    new = np.flatnonzero(np.diff(number)) + 1
+    return np.concatenate([[0], np.cumsum(held)[new - 1], [held.sum()]])
 
 
 def _mix(value: Hashes) -> Hashes:

@@ -22,13 +22,12 @@ from medweave.corpus.copies import find_copies
 from medweave.corpus.listing import SCHEMA, Label, Listing, Refused, Skipped, list_samples, open_source
 from medweave.corpus.plan_text import dry_run_text, warnings_of
 from medweave.corpus.recipe import SIDES, CorpusRecipe
-from medweave.corpus.sample import Sample, State
+from medweave.corpus.sample import Sample, State, somebody
 from medweave.corpus.vocabulary import Vocabulary, load
 from medweave.errors import RequestError
 
 FEW_GROUPS = 3
 SHOWN = 10  # largest groups
-NOBODY = {"", "unknown", "nan", "na", "n/a", "none", "null", "-", "?"}  # patients that mean: not known
 
 
 class Group(NamedTuple):
@@ -89,7 +88,7 @@ def make_plan(recipe: CorpusRecipe, existing: pa.Table | None = None, folds: pa.
     source together than the recipe allows.
     """
     sources = [open_source(source) for source in recipe.sources]
-    vocabulary = load()
+    vocabulary = load(recipe.findings)
     listing = listed(recipe, sources, vocabulary)
     old = SCHEMA.empty_table() if existing is None else _as_plan(existing)
     new = listing.table.filter(pc.invert(pc.is_in(listing.table["id"], value_set=old["id"].combine_chunks())))
@@ -147,9 +146,8 @@ class _Told:
     def samples(self) -> Iterator[Sample]:
         """The source's samples, in its order."""
         for sample in self.source.samples():
-            nobody = (sample.patient or "").strip().lower() in NOBODY
             extra = {name: _json(value) for name, value in sample.extra.items()}
-            yield replace(sample, patient=None if nobody else sample.patient, extra=extra)
+            yield replace(sample, patient=somebody(sample.patient), extra=extra)
 
 
 def _json(value: Any) -> Any:

@@ -150,7 +150,7 @@ def _unmapped(plan: Plan) -> Table | None:
         for label, (count, near) in plan.unmapped.items()
     ]
     title = (
-        "\nNot in the vocabulary, kept in the owner's words: map them in values.labels, or add them to findings.yaml"
+        "\nNot in the vocabulary, kept in the owner's words: map them in values.labels, or name them in corpus.findings"
     )
     return _table(title, ("label", "modality", "anatomy", "nearest", "images"), rows, numbers=1)
 

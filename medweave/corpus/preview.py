@@ -60,9 +60,14 @@ class Shot:
         return [*named, ("absent", words)] if absent else named
 
 
-def preview(corpus_path: str | Path, out: Path, count: int = 120, seed: int = 0) -> Path:
-    """Write the contact sheet of up to `count` images and return its path. Raises RequestError where no corpus is."""
+def preview(corpus_path: Path | str, out: Path | None = None, count: int = 120, seed: int = 0) -> Path:
+    """Write the contact sheet of up to `count` images and return its path. Raises RequestError where no corpus is.
+
+    out: an HTML file; None: preview.html in the corpus, in the working directory where that lies behind a URL.
+    """
     corpus = open_corpus(corpus_path)
+    if out is None:
+        out = (corpus.path if isinstance(corpus.path, Path) else Path()) / "preview.html"
     sizes = Counter(group for _, group in _grouped(corpus))
     groups = _members(corpus, [name for name, size in sizes.most_common(GROUPS) if size > 1])
     chosen = choose(corpus, count, seed)
@@ -118,7 +123,7 @@ def _grouped(corpus: Corpus) -> Iterator[tuple[int, str]]:
 def _shot(corpus: Corpus, number: int, bank: Bank, sizes: Mapping[str, int], seed: int) -> Shot:
     fields = corpus.fields(number)
     try:
-        pixels = decode(corpus.read(number), grey=True)
+        pixels = decode(corpus.read(number), grey=True, limits=corpus.limits)
     except BadImage as bad:
         raise UserError(bad.reason, where=fields["id"], todo="the corpus is damaged; build it again") from None
     states = {name: State(state) for name, state in fields["findings"].items()}

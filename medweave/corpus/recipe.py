@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from medweave.corpus.address import Folder
 from medweave.corpus.sample import LICENCE_CLASSES
 from medweave.recipe import Section, by_kind
 
@@ -133,9 +134,15 @@ class FoldsRecipe(Section):
 class CorpusRecipe(Section):
     """A corpus: where it lies, what goes in, what is refused, how it is grouped, split and stored."""
 
-    path: Path = Field(description="folder that the corpus is built into")
+    path: Folder = Field(description="folder that the corpus is built into")
     sources: list[Annotated[SourceRecipe, BeforeValidator(by_kind("medweave.corpus.sources", "SourceRecipe"))]] = Field(
         min_length=1, description="where samples come from"
+    )
+    banks: list[Path] = Field(
+        [], description="caption banks of your own, kept beside the shipped ones: what a later file says replaces them"
+    )
+    findings: Path | None = Field(
+        None, description="findings of your own in the form of the shipped findings.yaml, which they add to and replace"
     )
     accept: list[str] = Field(
         ["open"],

@@ -24,6 +24,7 @@ MODALITIES = (
     "other",
 )
 TEXT_KINDS = ("caption", "findings", "impression", "keywords")
+NOBODY = {"unknown", "nan", "na", "n/a", "none", "null", "-", "?", "anonymous", "anonymized", "anonymised"}  # patients
 LICENCE_CLASSES = ("open", "non-commercial", "share-alike", "no-derivatives", "research", "unknown")
 
 
@@ -67,3 +68,9 @@ class Sample:
     licence_class: str = "unknown"
     extra: Mapping[str, Any] = field(default_factory=dict)
     patient_scope: str | None = None
+
+
+def somebody(patient: object) -> str | None:
+    """A patient's name as text; None where it is empty, or a word that stands for nobody."""
+    name = str(patient or "").strip()
+    return None if not name or name.lower() in NOBODY else name

@@ -7,9 +7,9 @@ fields lie beside its pixels in the tar. Memory is therefore flat in the number 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from medweave.corpus import overlays, verify
+from medweave.corpus.address import address
 from medweave.corpus.order import Numbers
-from medweave.corpus.remote import LocalFolder, Place, RemoteFolder
+from medweave.corpus.recipe import LimitsRecipe
+from medweave.corpus.remote import LocalFolder, Place, RemoteFolder, cache_folder
 from medweave.corpus.shards import BLOCK, HEAD, INDEX, read_fields
-from medweave.errors import RequestError, UserError, unknown_name
+from medweave.corpus.vocabulary import Vocabulary, load
+from medweave.errors import DamagedError, RequestError, UserError, unknown_name
 from medweave.files import hash_of_file
 
 FORMAT = 1
+BANKS, FINDINGS = "captions", "findings.yaml"
 PLACES = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("length", "<u4"), ("stratum", "<u2")])
 NEIGHBOURS = 64  # samples that one remote read brings
 
@@ -47,7 +51,7 @@ class Corpus:
     path: its folder or URL. facts: corpus.json. hash: of its whole content. strata: in order of sample numbers.
     """
 
-    def __init__(self, path: str | Path, place: Place, facts: dict[str, Any]) -> None:
+    def __init__(self, path: Path | str, place: Place, facts: dict[str, Any]) -> None:
         self.path, self.facts = path, facts
         self.hash: str = facts["hash"]
         self.shards: list[dict[str, Any]] = facts["shards"]
@@ -60,7 +64,17 @@ class Corpus:
         return int(self.facts["samples"])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_corpus, (self.path,)
+        return open_corpus, (self.path, self.place.root if isinstance(self.place, RemoteFolder) else None)
+
+    @property
+    def block(self) -> int:
+        """How many neighbours are best visited together: those that one read from afar brings; 1 on a disk."""
+        return NEIGHBOURS if isinstance(self.place, RemoteFolder) else 1
+
+    @cached_property
+    def limits(self) -> LimitsRecipe:
+        """What its images may be."""
+        return LimitsRecipe.model_validate(self.facts["recipe"]["limits"])
 
     def places(self, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop) of places.npy, dtype PLACES."""
@@ -68,7 +82,7 @@ class Corpus:
         return np.frombuffer(self._table.range("places.npy", first, last), PLACES)
 
     def read(self, number: int) -> bytes:
-        """The image file of one sample. Raises UserError where its shard is damaged."""
+        """The image file of one sample. Raises DamagedError, or UserError where its shard cannot be reached."""
         shard, offset, length = self._where(number)
         data = self._bytes(number, shard, offset, offset + length)
         if len(data) < length:
@@ -76,7 +90,7 @@ class Corpus:
         return data
 
     def fields(self, number: int) -> dict[str, Any]:
-        """All that is known of one sample, as its KEY.json says. Raises UserError where its shard is damaged."""
+        """All that is known of one sample, as its KEY.json says. Raises as `read`."""
         shard, offset, length = self._where(number)
         ahead = HEAD
         while True:
@@ -94,12 +108,12 @@ class Corpus:
         if unknown:
             raise unknown_name("column of the index", unknown[0], INDEX.names)
         names = None if columns is None else list(columns)
-        return pq.read_table(self.place.local("index.parquet"), columns=names).slice(0, len(self))
+        return pq.read_table(self._file("index.parquet"), columns=names).slice(0, len(self))
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The index in pieces, front to back, for corpora larger than memory."""
         left = len(self)
-        with pq.ParquetFile(self.place.local("index.parquet")) as file:
+        with pq.ParquetFile(self._file("index.parquet")) as file:
             for batch in file.iter_batches(columns=list(columns)):
                 yield batch.slice(0, left)
                 left -= min(left, len(batch))
@@ -142,11 +156,15 @@ class Corpus:
 
     def skipped(self) -> pa.Table:
         """What the build left out: item, reason, remedy."""
-        return pq.read_table(self.place.local("skipped.parquet"))
+        return pq.read_table(self._file("skipped.parquet"))
 
     def banks(self) -> list[Path]:
-        """The caption banks that came with the corpus, as local files."""
-        return [self.place.local(f"captions/{name}") for name in self.facts["banks"]]
+        """The caption banks of the corpus as local files, later ones winning."""
+        return [self._file(f"{BANKS}/{name}", changing=True) for name in self.facts["banks"]]
+
+    def vocabulary(self) -> Vocabulary:
+        """The names of findings that the corpus was built with: the shipped ones, and its own where it has any."""
+        return load(self._file(FINDINGS, changing=True) if self.facts.get("findings") else None)
 
     def verify(self) -> None:
         """Read every byte again. Raises UserError naming each damaged file and what to do."""
@@ -164,6 +182,13 @@ class Corpus:
             return self.path
         raise RequestError("a remote corpus is read only", where=self.path, todo="write into a local copy")
 
+    def _file(self, name: str, changing: bool = False) -> Path:
+        """A local file with the content of one of the corpus. Raises UserError where it is missing."""
+        path = self.place.local(name, changing)
+        if not path.exists():
+            raise UserError("missing", where=f"{self.path}/{name}", todo=verify.REMEDY)
+        return path
+
     def _where(self, number: int) -> tuple[int, int, int]:
         if not 0 <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)}")
@@ -172,12 +197,13 @@ class Corpus:
 
     def _bytes(self, number: int, shard: int, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of a shard, fewer at its end; from afar, out of a range that holds the neighbours too."""
-        first, last = self._block(number, shard) if isinstance(self.place, RemoteFolder) else (start, stop)
+        name = self.shard_file(shard)
         try:
-            data = self.place.range(self.shard_file(shard), first, last)
+            if isinstance(self.place, RemoteFolder):
+                return self.place.within(name, self._block(number, shard), start, stop)
+            return self.place.range(name, start, stop)
         except FileNotFoundError:
-            raise UserError("the shard is missing", where=self.shard_file(shard), todo=verify.REMEDY) from None
-        return data[start - first : stop - first]
+            raise DamagedError("the shard is missing", where=f"{self.path}/{name}", todo=verify.REMEDY) from None
 
     def _block(self, number: int, shard: int) -> tuple[int, int]:
         """The bytes of a shard that hold a sample and its neighbours: the same for each of them."""
@@ -188,30 +214,41 @@ class Corpus:
         after = here[here == NEIGHBOURS]
         return int(offsets[here[0]]), int(offsets[after[0]]) if len(after) else int(self.shards[shard]["bytes"])
 
-    def _cut_short(self, shard: int) -> UserError:
-        return UserError("the shard is cut short", where=f"{self.path}/{self.shard_file(shard)}", todo=verify.REMEDY)
+    def _cut_short(self, shard: int) -> DamagedError:
+        return DamagedError("the shard is cut short", where=f"{self.path}/{self.shard_file(shard)}", todo=verify.REMEDY)
 
 
-def open_corpus(path: str | Path, cache: Path | None = None) -> Corpus:
+def open_corpus(path: Path | str, cache: Path | None = None) -> Corpus:
     """Open a built corpus: a folder, or an fsspec URL whose parts are kept in `cache`.
 
     Raises RequestError when nothing is there, UserError when the corpus is not readable.
     """
-    if "://" not in str(path):
-        facts = _facts(LocalFolder(Path(path)), path)
-        return Corpus(Path(path), LocalFolder(Path(path)), facts)
-    url = str(path).rstrip("/")
-    kept = cache or Path(os.environ.get("MEDWEAVE_CACHE", Path.home() / ".cache" / "medweave"))
-    facts = _facts(RemoteFolder(url, kept), url)
-    return Corpus(url, RemoteFolder(url, kept / facts["hash"]), facts)
+    try:
+        where = address(path)
+    except ValueError as error:
+        raise RequestError(str(error)) from None
+    if isinstance(where, Path):
+        return Corpus(where, LocalFolder(where), _facts(LocalFolder(where), where))
+    root = cache or cache_folder()
+    facts = _facts(RemoteFolder(where, root), where)
+    return Corpus(where, RemoteFolder(where, root, facts["hash"]), facts)
 
 
-def _facts(place: Place, path: str | Path) -> dict[str, Any]:
+def corpus_at(path: Path | str | None) -> Corpus | None:
+    """The corpus in a folder or behind a URL; None where there is none that can be read."""
+    try:
+        return open_corpus(path) if path else None
+    except UserError:
+        return None
+
+
+def _facts(place: Place, path: Path | str) -> dict[str, Any]:
     try:
         with place.open("corpus.json") as file:
             facts = json.load(file)
     except FileNotFoundError:
-        raise RequestError("no built corpus", where=path, todo="build it with `medweave build RECIPE`") from None
+        todo = "build it with `medweave build RECIPE`" if isinstance(path, Path) else "check the URL"
+        raise RequestError("no built corpus", where=path, todo=todo) from None
     except (ValueError, OSError) as error:
         raise UserError(f"corpus.json cannot be read: {error}", where=path) from None
     if facts.get("format") != FORMAT:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any
 
 from medweave.corpus.shards import INDEX, content_hash
 from medweave.files import hash_of
@@ -57,7 +57,7 @@ def _index_is_sound(corpus: Corpus) -> bool:
     return all(hashes.get(n, content_hash([])) == facts["content"] for n, facts in enumerate(corpus.shards))
 
 
-def _sha256(file: BinaryIO) -> str:
+def _sha256(file: IO[bytes]) -> str:
     digest = hashlib.sha256()
     while piece := file.read(PIECE):
         digest.update(piece)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from medweave.evaluation.benchmark import Benchmark
 
 if TYPE_CHECKING:
+    from medweave.corpus.captions.bank import Bank
     from medweave.evaluation.cache import Embedder
 
 Prompts = dict[str, list[list[str]]]  # prompt set -> the prompts of each class
@@ -29,12 +30,16 @@ class BankLike(Protocol):
 
 @dataclass(frozen=True)
 class Setting:
-    """What every task may use: the benchmark, the model before the corpus, the prompts' bank, the seed."""
+    """What every task may use: the benchmark, the model before the corpus, the prompts' bank, the seed.
+
+    trained: the bank of the model's training captions, None when unknown.
+    """
 
     benchmark: Benchmark
     embedder: Embedder
     bank: BankLike
     seed: int
+    trained: Bank | None = None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ class Data(Part):
     """Where a benchmark's images are: a corpus and a part of it."""
 
     corpus: str = Field(
-        "given", description="`given` = the one that the caller names; otherwise the folder of a corpus"
+        "given", description="`given` = the one that the caller names; otherwise folder or URL of a corpus"
     )
     source: str | None = Field(None, description="one source of the corpus; none = all")
 

@@ -29,7 +29,7 @@ from medweave.evaluation.benchmark import Benchmark
 from medweave.evaluation.cache import Embedder, EncoderLike
 from medweave.evaluation.calibration import fit_temperature
 from medweave.evaluation.cases import Broken, Case, cases
-from medweave.evaluation.leaks import TrainingImages, training_images
+from medweave.evaluation.leaks import TrainingImages, training_bank, training_images
 from medweave.evaluation.parts import numbers_of
 from medweave.evaluation.predictions import Predictions
 from medweave.evaluation.recipe import EvaluateRecipe, Part
@@ -40,6 +40,7 @@ from medweave.progress import say
 from medweave.recipe import as_data, check, merged
 
 if TYPE_CHECKING:
+    from medweave.corpus.captions.bank import Bank
     from medweave.corpus.store import Corpus
 
 FOR_SERVING = ("calibration", "places", "reading")  # facts of a model that no result rests on
@@ -56,6 +57,7 @@ class _Work:
     bank: BankLike
     ledger: Ledger
     trained_on: TrainingImages | None
+    captions: Bank | None
 
 
 def evaluate(
@@ -84,7 +86,7 @@ def evaluate(
     results = Results(folder, {"name": encoder.name, "weights": encoder.weights_hash, "facts": facts})
     with only_writer(folder):
         for one in asked:
-            _run_benchmark(one, encoder, corpus if corpus is not None else recipe.corpus, recipe, results)
+            _run_benchmark(one, encoder, corpus if corpus is not None else recipe.corpus, recipe, results, home)
         results.write(recipe.draws, recipe.seed)
     if home:
         _keep_temperatures(home, results)
@@ -134,10 +136,15 @@ def _temperature(result: Result) -> dict[str, Any]:
 
 
 def _run_benchmark(
-    one: Benchmark, encoder: EncoderLike, given: Corpus | Path | str | None, recipe: EvaluateRecipe, results: Results
+    one: Benchmark,
+    encoder: EncoderLike,
+    given: Corpus | Path | str | None,
+    recipe: EvaluateRecipe,
+    results: Results,
+    home: Path | None,
 ) -> None:
     try:
-        work = _work(encoder, _opened(one, given, encoder), recipe)
+        work = _work(encoder, _opened(one, given, encoder), recipe, home)
     except UserError as error:
         results.failed.append({"benchmark": one.name, "reason": str(error)})
         return
@@ -165,7 +172,7 @@ def _run_benchmark(
 def _finished(case: Case, one: Benchmark, part: Part, work: _Work, folder: Path) -> Result:
     """The result of a case: read, if it was finished with the same inputs; else run, scored and written."""
     task = importlib.import_module(f"medweave.evaluation.tasks.{one.task.kind}")
-    setting = Setting(one, work.embedder, work.bank, work.recipe.seed)
+    setting = Setting(one, work.embedder, work.bank, work.recipe.seed, work.captions)
     inputs = _inputs(case, part, work, task, setting)
     path = folder / "result.json"
     if path.exists() and read_json(path)["inputs"] == inputs:
@@ -290,21 +297,22 @@ def _check_classes(predictions: Predictions, one: Benchmark) -> None:
         raise UserError(f"test images of each class differ from the benchmark's: {'; '.join(wrong)}", where=one.name)
 
 
-def _work(encoder: EncoderLike, corpus: Corpus, recipe: EvaluateRecipe) -> _Work:
+def _work(encoder: EncoderLike, corpus: Corpus, recipe: EvaluateRecipe, home: Path | None) -> _Work:
     from medweave.corpus.captions.bank import Bank, shipped
 
     folder = recipe.cache or _cache_of(corpus)
     banks = recipe.banks if recipe.banks is not None else [*shipped(), *corpus.banks()]
     embedder = Embedder(encoder, corpus, folder, recipe.batch)
     ledger = Ledger(folder / "openings.jsonl")
-    return _Work(encoder, recipe, corpus, embedder, Bank.load(banks), ledger, training_images(encoder.facts, corpus))
+    images, captions = training_images(encoder.facts, corpus), training_bank(encoder.facts, corpus, home)
+    return _Work(encoder, recipe, corpus, embedder, Bank.load(banks), ledger, images, captions)
 
 
 def _cache_of(corpus: Corpus) -> Path:
-    """cache/ inside a corpus on this machine; for a remote one a folder of the user's own."""
-    if isinstance(corpus.path, Path):
-        return corpus.path / "cache"
-    return Path.home() / ".cache" / "medweave" / "evaluation" / corpus.hash
+    """cache/ inside a corpus on this machine; for one behind a URL, beside what is kept of it."""
+    from medweave.corpus.remote import cache_folder
+
+    return (corpus.path if isinstance(corpus.path, Path) else cache_folder() / corpus.hash) / "cache"
 
 
 def _part(one: Benchmark, work: _Work) -> Part:

@@ -1,4 +1,4 @@
-"""How many test images a model has met in training: same group, same bytes, or nearly the same picture."""
+"""What of a test a model has met in training: images of the same group or bytes, near copies of them, and prompts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from medweave.errors import UserError
+from medweave.evaluation.answer import Prompts
+from medweave.evaluation.cases import Case
 from medweave.evaluation.parts import numbers_of
 from medweave.evaluation.recipe import Part
+from medweave.recipe import read_yaml
 
 if TYPE_CHECKING:
+    from medweave.corpus.captions.bank import Bank
     from medweave.corpus.store import Corpus
 
 NEAR_BITS = 3  # of 64: more gives false alarms on round fundus images
@@ -51,16 +55,33 @@ class TrainingImages:
 
 def training_images(facts: dict[str, Any], corpus: Corpus) -> TrainingImages | None:
     """The training images of a model; None when unknown. facts: `trained_on: {corpus: hash, path, part, leave_out}`."""
-    trained_on = facts.get("trained_on")
-    if not trained_on:
+    trained = _trained_corpus(facts, corpus)
+    if trained is None:
         return None
+    trained_on = facts["trained_on"]
     part, leave_out = Part.model_validate(trained_on.get("part") or {}), trained_on.get("leave_out") or []
-    if trained_on["corpus"] == corpus.hash:
-        return TrainingImages(corpus, part, leave_out, same_corpus=True)
-    other = _opened(trained_on.get("path"))
-    if other is None or other.hash != trained_on["corpus"]:
+    return TrainingImages(trained, part, leave_out, same_corpus=trained is corpus)
+
+
+def training_bank(facts: dict[str, Any], corpus: Corpus, run: Path | None) -> Bank | None:
+    """The bank of a model's captions: the files that its run's recipe names, else its corpus's; None when unknown."""
+    from medweave.corpus.captions.bank import Bank
+
+    files, trained = _banks_named(run), _trained_corpus(facts, corpus)
+    if files is None and trained is not None:
+        files = trained.banks()
+    try:
+        return None if files is None else Bank.load(files)
+    except UserError:
         return None
-    return TrainingImages(other, part, leave_out, same_corpus=False)
+
+
+def prompts_met(prompts: Prompts, case: Case, bank: Bank) -> int:
+    """How many distinct prompts of a case are captions of a bank, but for case, outer blanks and final punctuation."""
+    asked = {_bare(text) for classes in prompts.values() for texts in classes for text in texts}
+    generic = [text for finding in case.classes for text in bank.captions(case.modality, case.anatomy, finding)]
+    written = [text for entry in bank.entries.values() for text in entry.captions]
+    return len(asked & {_bare(text) for text in (*generic, *written)})
 
 
 def near(phash: NDArray[np.uint64], others: NDArray[np.uint64], bits: int = NEAR_BITS) -> NDArray[np.bool_]:
@@ -72,10 +93,24 @@ def near(phash: NDArray[np.uint64], others: NDArray[np.uint64], bits: int = NEAR
     return found
 
 
-def _opened(path: str | None) -> Corpus | None:
-    from medweave.corpus.store import open_corpus
+def _trained_corpus(facts: dict[str, Any], corpus: Corpus) -> Corpus | None:
+    """The corpus that a model was trained on: the given one, or the one at its path; None when it is not at hand."""
+    from medweave.corpus.store import corpus_at
 
-    try:
-        return open_corpus(Path(path)) if path else None
-    except UserError:
-        return None
+    trained_on = facts.get("trained_on")
+    if not trained_on or trained_on["corpus"] == corpus.hash:
+        return corpus if trained_on else None
+    other = corpus_at(trained_on.get("path"))
+    return other if other is not None and other.hash == trained_on["corpus"] else None
+
+
+def _banks_named(run: Path | None) -> list[Path] | None:
+    """`train.captions.banks` of a run's recipe; None where there is no recipe, or it names none."""
+    path = run and run / "recipe.yaml"
+    recipe = read_yaml(path) if path and path.is_file() else {}
+    banks = ((recipe.get("train") or {}).get("captions") or {}).get("banks")
+    return None if banks is None else [Path(bank) for bank in banks]
+
+
+def _bare(text: str) -> str:
+    return text.strip().casefold().rstrip(" .!?;:,")

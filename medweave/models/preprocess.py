@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL import Image, UnidentifiedImageError
 
-from medweave.errors import UserError
+from medweave.errors import DamagedError, UserError
 from medweave.files import hash_of
 from medweave.models.recipe import Policy
 
@@ -40,6 +40,10 @@ class Preprocess:
     mean: Colour = OPENAI_DATASET_MEAN
     std: Colour = OPENAI_DATASET_STD
     fill: int = 0
+    edge: int | None = None  # shorter side before the centre is cut out; None: size
+    downward: bool = False  # an odd margin of that cut rounds down (transformers), not to the even number (torchvision)
+    square_first: bool = False  # pad to a square, at least of size, before resizing (MedCLIP), not after
+    grey: bool = False  # the model has one channel: it gets the image's brightness three times
 
     @classmethod
     def from_open_clip(cls, config: Mapping[str, Any], size: int) -> Preprocess:
@@ -69,12 +73,16 @@ class Preprocess:
 
     @property
     def hash(self) -> str:
-        """sha256 of all that changes pixels."""
-        return hash_of(asdict(self))
+        """sha256 of all that changes pixels; options that are not set leave it as it is."""
+        return hash_of(
+            {name: value for name, value in asdict(self).items() if value is not None and value is not False}
+        )
 
     def array(self, picture: Picture) -> Pixels:
         """The picture as the model sees it, before normalisation: uint8 [s, s, 3]. Raises UserError if unreadable."""
         image = as_image(picture)
+        if self.grey:
+            image = image.convert("L").convert("RGB")
         if self.policy == "squash":
             return np.asarray(image.resize((self.size, self.size), FILTERS[self.interpolation]))
         return np.asarray(self._cropped(image) if self.policy == "crop" else self._padded(image))
@@ -85,22 +93,29 @@ class Preprocess:
         return pixels.sub_(_channels(self.mean)).div_(_channels(self.std))
 
     def _cropped(self, image: Image.Image) -> Image.Image:
-        """Shorter side to s, centre cut out."""
+        """Shorter side to the edge, centre cut out."""
         width, height = image.size
-        shorter = min(width, height)
-        sides = (int(self.size * width / shorter), int(self.size * height / shorter))
-        if shorter != self.size:
+        shorter, edge = min(width, height), self.edge or self.size
+        sides = (int(edge * width / shorter), int(edge * height / shorter))
+        if shorter != edge:
             image = image.resize(sides, FILTERS[self.interpolation])
-        left, top = (round((side - self.size) / 2.0) for side in image.size)
+        margins = (side - self.size for side in image.size)
+        left, top = (margin // 2 if self.downward else round(margin / 2.0) for margin in margins)
         return image.crop((left, top, left + self.size, top + self.size))
 
     def _padded(self, image: Image.Image) -> Image.Image:
-        """Longer side to s, centred on the fill colour."""
+        """Longer side to s, centred on the fill colour; or the square first."""
+        if self.square_first:
+            square = self._centred(image, max(self.size, *image.size))
+            return square.resize((self.size, self.size), FILTERS[self.interpolation])
         ratio = max(side / self.size for side in image.size)
         width, height = (max(1, round(side / ratio)) for side in image.size)
-        canvas = Image.new("RGB", (self.size, self.size), (self.fill,) * 3)
-        small = image.resize((width, height), FILTERS[self.interpolation])
-        canvas.paste(small, ((self.size - width) // 2, (self.size - height) // 2))
+        return self._centred(image.resize((width, height), FILTERS[self.interpolation]), self.size)
+
+    def _centred(self, image: Image.Image, side: int) -> Image.Image:
+        """The image in the middle of a square of the fill colour."""
+        canvas = Image.new("RGB", (side, side), (self.fill,) * 3)
+        canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
         return canvas
 
 
@@ -129,7 +144,7 @@ def _opened(picture: str | Path | bytes) -> Image.Image:
     except FileNotFoundError:
         raise UserError("no such image", where=where) from None
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise UserError(f"the image cannot be read: {error}", where=where) from None
+        raise DamagedError(f"the image cannot be read: {error}", where=where) from None
 
 
 def _colour(values: Any) -> Colour:

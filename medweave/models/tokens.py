@@ -68,8 +68,17 @@ def tokenizer_of(text_cfg: Mapping[str, Any], folder: Path | None = None) -> HFT
         return SimpleTokenizer(context_length=context, **options)
     here = folder is not None and any((folder / file).is_file() for file in TOKENIZER_FILES)
     source = str(folder) if here else name
-    with reaching(source, "tokenizer"):
+    with reaching(source if here or folder is None else f"{name}, which is not in {folder}", "tokenizer"):
         tokenizer = HFTokenizer(source, context, tokenizer_mode=text_cfg.get("tokenizer_mode"), **options)
-    if tokenizer.tokenizer.pad_token_id is None:
-        raise UserError("the tokenizer has no padding token", where=source)
+    check_tokenizer(tokenizer.tokenizer, source)
     return tokenizer
+
+
+def check_tokenizer(tokenizer: Any, where: str | Path) -> None:
+    """Raises UserError for a tokenizer of no use: transformers makes one without words where its files are missing."""
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise UserError(
+            "no tokenizer lies here", where=where, todo="get its files too: tokenizer.json, or vocab.txt and the like"
+        )
+    if tokenizer.pad_token_id is None:
+        raise UserError("the tokenizer has no padding token", where=where)

@@ -28,6 +28,8 @@ from medweave.models.towers import (
 class DualModel(nn.Module):
     """A thin holder around `clip`."""
 
+    sides = ("images", "texts")
+
     def __init__(
         self,
         clip: CustomTextCLIP,
@@ -109,6 +111,11 @@ class DualModel(nn.Module):
     def dim(self) -> int:
         """d."""
         return self.architecture.embed
+
+    @property
+    def context(self) -> int:
+        """Most tokens of a text."""
+        return self.tokenize.context
 
     @property
     def frozen_text(self) -> bool:

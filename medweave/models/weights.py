@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,25 @@ from medweave.models.towers import projection_names, trunk_prefix
 
 State = dict[str, Tensor]
 SHOWN = 3
+SAFE = "give a safetensors file"
 NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 HEADS = ("cls.", "lm_head.", "pooler.", "classifier.", "vocab_", "mlm_head.")  # of transformers' task models
 
 
 def read_state(path: Path) -> State:
-    """The tensors of a safetensors or PyTorch file, or of the weights file of a model folder."""
+    """The tensors of a safetensors or PyTorch file, or of the weights file of a model folder.
+
+    Raises UserError for a file that holds anything but tensors, beside a trainer's `state_dict` alone.
+    """
     file = weights_file(path) if path.is_dir() else path
+    state = _read(file)
+    others = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
+    if others:
+        raise UserError(f"not only tensors in this file: {', '.join(others[:SHOWN])}", where=file, todo=SAFE)
+    return state
+
+
+def _read(file: Path) -> State:
     try:
         return load_state_dict(str(file), weights_only=True)
     except FileNotFoundError:
@@ -54,7 +66,7 @@ def read_state(path: Path) -> State:
         StopIteration,
     ) as error:
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"no weights can be read: {reason}", where=file, todo="give a safetensors file") from error
+        raise UserError(f"no weights can be read: {reason}", where=file, todo=SAFE) from error
     except Exception as error:  # safetensors' own error has no common base
         raise UserError(f"not a whole weights file: {error}", where=file) from error
 
@@ -89,11 +101,15 @@ def fill(model: CustomTextCLIP, side: str, state: State, where: str) -> None:
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     """Load all of `state` into all of `module`. Raises UserError with the first keys that differ."""
-    wrong = differences(module.state_dict(), state)
+    refuse(differences(module.state_dict(), state), where)
+    module.load_state_dict(state, strict=True)
+
+
+def refuse(wrong: Sequence[str], where: str | Path) -> None:
+    """Raises UserError naming the first keys that differ, if any do. wrong: a phrase a key, as of `differences`."""
     if wrong:
         rest = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise UserError("the weights are of another architecture", where=where, todo="; ".join(wrong[:SHOWN]) + rest)
-    module.load_state_dict(state, strict=True)
 
 
 def differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:

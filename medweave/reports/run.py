@@ -98,6 +98,7 @@ def write_report(
         rows=[row(result, baseline) for result in _by_set(results)],
         meanings=meanings(results),
         met=met(results),
+        repeated=repeated(results),
         with_baseline=baseline is not None,
         details=[detail(results, result) for result in prompted],
         reliability=reliability([p for p in map(results.predictions, prompted) if not p.multi]),
@@ -114,18 +115,18 @@ def write_report(
     )
 
 
-def write_evaluation(results: Results, corpus: Path | None, run: Path | None) -> Path | None:
+def write_evaluation(results: Results, corpus: Path | str | None, run: Path | None) -> Path | None:
     """The page of one `medweave evaluate`, beside its results; None where the corpus is not at hand.
 
     corpus: as the user named it; otherwise the one that the model was trained on. run: the run's folder.
     """
-    folder = corpus or (results.model["facts"].get("trained_on") or {}).get("path")
-    if folder is None or not results.results:
+    where = corpus or (results.model["facts"].get("trained_on") or {}).get("path")
+    if where is None or not results.results:
         return None
     return write_report(
         results.folder / "report.html",
         results,
-        open_corpus(folder),
+        open_corpus(where),
         title=f"{results.model['name']}: what it can do",
         about="Scores of one model with intervals over groups of images, on the test part of the corpus below.",
         run=run,
@@ -189,6 +190,16 @@ def met(results: Results) -> str:
     return " ".join(sentences)
 
 
+def repeated(results: Results) -> str:
+    """What is known of test prompts that were captions in training, in a sentence; empty where there is none."""
+    counts: Counter[str] = Counter()
+    for result in results.results:
+        folds = result["choices"] if isinstance(result["choices"], list) else [result["choices"]]
+        counts[result["source"]] = max(counts[result["source"]], *(one.get("prompts_met") or 0 for one in folds))
+    sets = [f"{count} of {source}" for source, count in counts.items() if count]
+    return f"Test prompts that the model was trained on as captions: {', '.join(sets)}." if sets else ""
+
+
 def row(result: Result, baseline: Results | None) -> dict[str, Any]:
     """One line of the table of sets."""
     second = _second(result)
@@ -197,7 +208,6 @@ def row(result: Result, baseline: Results | None) -> dict[str, Any]:
         "result": result,
         "asked": asked(result),
         "second": result["metrics"][second],
-        "second_name": METRICS[second],
         "chance": result["chance"][second],
         "baseline": same[0]["metrics"][_second(same[0])]["value"] if same else None,
         "ece": (result["metrics"].get("ece_calibrated") or result["metrics"].get("ece") or {}).get("value"),
@@ -325,7 +335,7 @@ def _shots_of(
     chosen = generator("report", result["source"]).permutation(len(predictions.ids))[:count]
     return [
         Shot(
-            picture=picture(decode(corpus.read(number_of[predictions.ids[i]]))),
+            picture=picture(decode(corpus.read(number_of[predictions.ids[i]]), limits=corpus.limits)),
             source=result["source"],
             guesses=guesses(shares[i], int(predictions.truth[i].argmax()), predictions.classes),
             calibrated=calibrated,

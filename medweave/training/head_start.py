@@ -20,17 +20,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from medweave.corpus.limits import BadImage
 from medweave.corpus.store import Corpus
-from medweave.errors import RequestError, UserError
+from medweave.errors import DamagedError, RequestError
 from medweave.models.preprocess import Preprocess
 from medweave.progress import say, track
 from medweave.training import texts
 from medweave.training.distributed import check_batch
 from medweave.training.embed import Towers, backward
-from medweave.training.loader import Micro, Share, Steps, set_up_worker
+from medweave.training.loader import Micro, Share, Steps, loaded
 from medweave.training.optim import head_optimiser, rate, set_rate, step_
 from medweave.training.recipe import HeadRecipe
 from medweave.training.work import Work
@@ -93,8 +93,7 @@ class _Stored:
         self.place = {number: at for at, number in enumerate(numbers.tolist())}
         self.rows, self.known = _image_rows(work, numbers, name)
         self.texts = [
-            self.loader.texts(step)
-            for step in track(range(recipe.steps), f"{name}: captions, by step", recipe.steps)
+            self.loader.texts(step) for step in track(range(recipe.steps), f"{name}: captions, by step", recipe.steps)
         ]
         drawn = sorted(set(chain.from_iterable(self.texts)))
         pooled = texts.with_more(work.towers.pooled, work.model, drawn)
@@ -145,9 +144,7 @@ class _Pictures(Dataset[tuple[Tensor, Tensor]]):
     def chunks(self, workers: int) -> Iterable[tuple[Tensor, Tensor]]:
         """All of them, in order."""
         count = -(-len(self.numbers) // CHUNK)
-        return DataLoader(
-            self, batch_size=None, sampler=range(count), num_workers=workers, worker_init_fn=set_up_worker
-        )
+        return loaded(self, range(count), workers)
 
     def __getitem__(self, chunk: int) -> tuple[Tensor, Tensor]:
         pictures = list(map(self._picture, self.numbers[chunk * CHUNK : (chunk + 1) * CHUNK].tolist()))
@@ -159,5 +156,5 @@ class _Pictures(Dataset[tuple[Tensor, Tensor]]):
         try:
             picture: NDArray[np.uint8] = self.preprocess.array(self.corpus.read(number))
             return picture
-        except (UserError, BadImage):
+        except (DamagedError, BadImage):
             return None

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,12 +26,14 @@ from medweave.corpus.limits import BadImage
 from medweave.corpus.order import Order
 from medweave.corpus.resize import Policy, resize
 from medweave.corpus.store import Corpus
-from medweave.errors import UserError
+from medweave.errors import DamagedError, UserError
 from medweave.models.tokens import Tokens
 from medweave.seeds import generator
 from medweave.training.captions import Caption, Captions
 from medweave.training.distributed import Ranks
 from medweave.training.menu import Menu
+
+T = TypeVar("T")
 
 AHEAD = 4  # batches that each loader process keeps ready
 SHORTEST_BUCKET = 16  # tokens
@@ -153,8 +156,8 @@ class Steps(Dataset[Share]):
         """Pixels, caption and problem of one sample; black and nothing where it cannot be read."""
         try:
             fields = self.corpus.fields(number)
-            array = decode(self.corpus.read(number), self.look.size, grey=True)
-        except (UserError, BadImage) as error:
+            array = decode(self.corpus.read(number), self.look.size, grey=True, limits=self.corpus.limits)
+        except (DamagedError, BadImage) as error:
             return np.zeros((self.look.size, self.look.size, 3), np.uint8), Caption("", "other"), str(error)
         pixels = self._looked_at(array, fields["modality"], step, number)
         return pixels, self.captions.draw(step, number, fields), ""
@@ -188,27 +191,33 @@ def in_buckets(texts: Sequence[str], tokenize: Tokens) -> list[Bucket]:
 
 def batches(steps: Steps, first: int, last: int, workers: int, pin: bool) -> Iterator[tuple[Share, float]]:
     """The shares of steps [first, last) in order, each with the seconds that were spent waiting for it."""
+    shares = loaded(steps, range(first, last), workers, pin)
+    for _ in range(first, last):
+        asked = time.perf_counter()
+        yield next(shares), time.perf_counter() - asked
+
+
+def loaded(items: Dataset[T], numbers: range, workers: int, pin: bool = False) -> Iterator[T]:
+    """Some items in order, made ahead by loader processes. A UserError of theirs is raised as it was, in one line."""
     loader = DataLoader(
-        steps,
+        items,
         batch_size=None,
-        sampler=range(first, last),
+        sampler=numbers,
         num_workers=workers,
         prefetch_factor=AHEAD if workers else None,
         worker_init_fn=set_up_worker,
         pin_memory=pin,
     )
-    shares = iter(loader)
-    for _ in range(first, last):
-        asked = time.perf_counter()
-        try:
-            share = next(shares)
-        except RuntimeError as error:
-            if "exited unexpectedly" not in str(error):
-                raise
-            raise UserError(
-                "a loader process died", todo="it may have run out of memory: set train.workers=0"
-            ) from error
-        yield share, time.perf_counter() - asked
+    try:
+        yield from loader
+    except UserError as error:
+        if not error.what.startswith("Caught"):
+            raise
+        raise type(error)(error.what.strip().rsplit("\n", 1)[-1].partition(": ")[2]) from None
+    except RuntimeError as error:
+        if "exited unexpectedly" not in str(error):
+            raise
+        raise UserError("a loader process died", todo="it may have run out of memory: set train.workers=0") from error
 
 
 def set_up_worker(_: int) -> None:

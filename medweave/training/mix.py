@@ -16,12 +16,16 @@ from medweave.training.recipe import MixRecipe, TrainRecipe
 
 @dataclass(frozen=True)
 class Mix:
-    """The strata of the training data. names, ranges, weights: one each a stratum. sources: that are trained on."""
+    """The strata of the training data. names, ranges, weights: one each a stratum. sources: that are trained on.
+
+    block: neighbours that are visited together.
+    """
 
     names: list[str]
     ranges: list[Ranges]
     weights: list[float]
     sources: list[str]
+    block: int
 
     @property
     def samples(self) -> int:
@@ -36,7 +40,7 @@ class Mix:
                 where="train.batch",
                 todo="take a smaller batch, or more data",
             )
-        return Order(self.ranges, self.weights, batch, seed)
+        return Order(self.ranges, self.weights, batch, seed, self.block)
 
 
 def mix_of(corpus: Corpus, recipe: TrainRecipe) -> Mix:
@@ -53,7 +57,8 @@ def mix_of(corpus: Corpus, recipe: TrainRecipe) -> Mix:
     if not names:
         raise RequestError("every stratum has weight 0", where="train.mix.weights")
     ranges = [found[name] for name in names]
-    return Mix(names, ranges, [weights[name] for name in names], _sources(corpus, ranges))
+    block = recipe.mix.block or corpus.block
+    return Mix(names, ranges, [weights[name] for name in names], _sources(corpus, ranges), block)
 
 
 def _by_name(corpus: Corpus, recipe: TrainRecipe) -> dict[str, Ranges]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
+from medweave.corpus.address import Address, Folder
 from medweave.corpus.augment import AugmentRecipe
 from medweave.corpus.recipe import CaptionShares, CorpusRecipe
 from medweave.errors import RequestError
@@ -43,6 +44,12 @@ class MixRecipe(Section):
     )
     weights: dict[str, float] | None = Field(
         None, description="weights by name instead of alpha, one for every stratum; 0 leaves it out"
+    )
+    block: int | None = Field(
+        None,
+        ge=1,
+        description="neighbours in the corpus that are visited together; None: 64 from a URL, where they come with one "
+        "read, and 1 from a folder. The same number gives the same batches from both",
     )
 
 
@@ -93,8 +100,8 @@ class HeadRecipe(Section):
 class TrainRecipe(Section):
     """One training run: data, budget, optimiser, objectives, what is kept."""
 
-    run: Path = Field(description="folder of the run")
-    corpus: Path | None = Field(None, description="folder of the corpus; None: the one the recipe builds")
+    run: Folder = Field(description="folder of the run")
+    corpus: Address | None = Field(None, description="folder or URL of the corpus; None: the one the recipe builds")
     data: Part = Field(Part(), description="which samples are for training and validation")
     leave_out: list[str] = Field([], description="sources that are not trained on (to test on sets never seen)")
     mix: MixRecipe = Field(MixRecipe(), description="shares of sources or modalities in a batch")

@@ -20,7 +20,8 @@ from medweave.files import read_json, write_bytes, write_json
 from medweave.recipe import as_data
 from medweave.training.recipe import Recipe
 
-NO_MATTER = ("train.run", "train.workers", "train.log", "train.checkpoint", "train.corpus")  # change no weight
+# What changes no weight, or counts by what it comes to.
+NO_MATTER = ("train.run", "train.workers", "train.log", "train.checkpoint", "train.corpus", "train.mix.block")
 
 
 class Run:
@@ -74,7 +75,7 @@ class Run:
         known = self.facts
         if known:
             differing = sorted(_differences(known["asked"]["recipe"], asked["recipe"]))
-            differing += sorted(name for name in inputs if known["asked"]["inputs"].get(name) != inputs[name])
+            differing += sorted(_differences(known["asked"]["inputs"], inputs))
             if differing:
                 raise RequestError(
                     f"this folder holds a run with another {', '.join(differing)}",

@@ -13,13 +13,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from medweave.files import hash_of, write_bytes
 from medweave.models.two_towers import DualModel
 from medweave.progress import track
 from medweave.training.distributed import Ranks
-from medweave.training.loader import Steps, in_buckets, set_up_worker
+from medweave.training.loader import Steps, in_buckets, loaded
 
 CHUNK = 128  # texts embedded at a time
 
@@ -71,9 +71,7 @@ def computed(model: DualModel, texts: Sequence[str]) -> Tensor:
 
 def drawn(steps: Steps, total: int, workers: int, ranks: Ranks) -> list[str]:
     """Every caption that the first `total` steps draw, in all processes: distinct, sorted."""
-    loader = DataLoader(
-        _Texts(steps), batch_size=None, sampler=range(total), num_workers=workers, worker_init_fn=set_up_worker
-    )
+    loader = loaded(_Texts(steps), range(total), workers)
     found: set[str] = set()
     found.update(text for texts in track(loader, "captions of the run, by step", total) for text in texts)
     return sorted(set().union(*ranks.gather_objects(found)))

@@ -51,7 +51,9 @@ class Data:
         """Of all that decides what a step sees, beside the recipe."""
         ranges = [[r.starts.tolist(), r.stops.tolist()] for r in self.mix.ranges]
         captions = bank_hash(self.captions.bank)
-        return {"corpus": self.corpus.hash, "captions": captions, "training samples": hash_of([self.mix.names, ranges])}
+        block = {"train.mix.block": str(self.mix.block)} if self.mix.block > 1 else {}
+        data = {"corpus": self.corpus.hash, "captions": captions, "training samples": hash_of([self.mix.names, ranges])}
+        return data | block
 
     def batch(self, numbers: NDArray[np.int64], menu: Menu | None) -> Batch:
         """What is known of the samples of a batch, by their numbers [B]."""

@@ -335,7 +335,7 @@ def test_a_lost_shard_whose_images_changed_is_an_error(built, raw, tmp_path, rec
     other = next(p for p in sorted(folder.glob("*.jpg")) if p.stem not in (changed.name, "003"))
     origin = next(folder.glob(f"{changed.name}.*"))
     shutil.copy(other, origin)
-    with pytest.raises(UserError, match="images have changed"):
+    with pytest.raises(UserError, match="images or banks have changed"):
         build(recipe)
 
 

@@ -247,6 +247,13 @@ def test_facts_hide_the_patient(tmp_path: Path) -> None:
     assert not any(word in kept for word in (b"MRN", b"Doe", b"CHEST", b"DICM"))
 
 
+@pytest.mark.parametrize("name", ["ANONYMOUS", " unknown ", "Anonymized", ""])
+def test_a_patient_that_stands_for_nobody_is_none(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "image.dcm"
+    path.write_bytes(made(picture(20, 30), PatientID=name))
+    assert dicom.facts(path, "salt").patient is None
+
+
 def test_facts_that_are_not_there_are_none(tmp_path: Path) -> None:
     path = tmp_path / "image.dcm"
     path.write_bytes(made(picture(20, 30)))

@@ -189,8 +189,30 @@ def test_the_recipes_limit_on_pixels_holds_and_not_pillows(data: bytes, monkeypa
         made = prepare(saved(picture(), format), LIMITS, PNG)
         assert (made.height, made.width) == (60, 80)
     assert Image.MAX_IMAGE_PIXELS == 1000
-    with pytest.raises(BadImage, match="bomb"):  # what a corpus of unknown origin stores is still held to it
-        decode(made.data)
+
+
+def huge_jpeg(width: int, height: int) -> bytes:
+    """A sound JPEG of a few bytes, but for the size that its header announces."""
+    data = bytearray(saved(picture(16, 16), "JPEG"))
+    struct.pack_into(">2H", data, data.index(b"\xff\xc0") + 5, height, width)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("data", [bomb(60_000, 60_000), huge_jpeg(60_000, 60_000)], ids=["PNG", "JPEG"])
+@pytest.mark.parametrize("at_least", [None, 64])
+def test_what_is_stored_is_held_to_the_limit_on_pixels_too(data: bytes, at_least: int | None) -> None:
+    for grey in (False, True):
+        with pytest.raises(BadImage, match=r"more than limits\.pixels = 100,000,000"):
+            decode(data, at_least, grey=grey)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+def test_the_limit_on_what_is_stored_is_the_corpus_own(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    data = saved(picture(), format)
+    assert decode(data, limits=LimitsRecipe(pixels=4800)).shape == (60, 80, 3)
+    with pytest.raises(BadImage, match=r"80 x 60 px, more than limits\.pixels = 4,799"):
+        decode(data, limits=LimitsRecipe(pixels=4799))
 
 
 def test_what_a_reader_takes_before_it_tells_the_size_is_limited_too(monkeypatch: pytest.MonkeyPatch) -> None:

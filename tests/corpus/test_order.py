@@ -159,11 +159,39 @@ def test_repeated_equals_a_count_by_hand():
     assert order.repeated(5, 12).tolist() == by_hand
 
 
-def test_blocks_are_read_whole():
-    order = Order(consecutive(64 * 20 + 5), [1.0], 64, seed=0, block=64)
-    blocks = [set(order.numbers(step) // 64) for step in range(20)]
-    assert all(len(b) == 1 for b in blocks) and set.union(*blocks) == set(range(20))
-    assert [b.pop() for b in blocks] != sorted(range(20))
+def visits(numbers, block):
+    """The blocks that a chain of samples goes through, one after the other."""
+    blocks = np.asarray(numbers) // block
+    return blocks[np.flatnonzero(np.append(True, np.diff(blocks)))].tolist()
+
+
+@settings(max_examples=30, deadline=None)
+@given(runs, st.integers(0, 5), st.integers(2, 70))
+def test_blocks_are_gone_through_whole_and_in_any_order(numbers, seed, block):
+    held = sorted(numbers)
+    order = Order([Ranges.of(numbers)], [1.0], 1, seed, block)
+    for epoch in range(2):
+        chain = np.concatenate([order.numbers(epoch * len(held) + step) for step in range(len(held))])
+        assert sorted(chain) == held
+        assert sorted(visits(chain, block)) == sorted({number // block for number in held})
+
+
+def test_blocks_and_what_is_in_them_are_shuffled():
+    order = Order(consecutive(64 * 50 + 5), [1.0], 64 * 50 + 5, seed=0, block=64)
+    passes = [order._at(np.zeros(3205, np.int64), np.arange(start, start + 3205)) for start in (0, 3205)]
+    ways = [visits(chain, 64) for chain in passes]
+    assert ways[0] != sorted(ways[0]) and ways[0] != ways[1]
+    inside = [chain[chain // 64 == 7].tolist() for chain in passes]
+    assert inside[0] != sorted(inside[0]) and inside[0] != inside[1]
+
+
+def test_blocks_leave_mixing_and_purity_as_they_are():
+    strata = [Ranges.of([*range(40, 130), *range(140, 200)]), Ranges.of(range(300, 340))]
+    with_blocks, without = (Order(strata, [3, 1], 16, seed=1, block=block) for block in (8, 1))
+    for step in (900, 3, 0, 10**6, 3):
+        numbers = with_blocks.numbers(step)
+        assert (numbers == Order(strata, [3, 1], 16, seed=1, block=8).numbers(step)).all()
+        assert (numbers >= 300).sum() == (without.numbers(step) >= 300).sum() == 4
 
 
 def test_weights_by_size():

@@ -181,11 +181,11 @@ def test_a_large_group_of_one_patient_is_no_error(folder):
 
 
 def test_a_patient_that_stands_for_nobody_is_not_known(folder):
-    words = ["unknown", "NaN", "na", "N/A", "none", "Null", " - ", "?", ""]
+    words = ["unknown", "NaN", "na", "N/A", "none", "Null", " - ", "?", "", "Anonymous"]
     for number, word in enumerate(words):
         folder.add(f"{number}.png", patient=word)
-    folder.add("9.png", patient="no")
     folder.add("10.png", patient="no")
+    folder.add("11.png", patient="no")
     plan = make_plan(folder.recipe())
     assert list(column(plan, "patient").values()) == [None] * len(words) + ["one/no"] * 2
     assert plan.groups == len(words) + 1

@@ -1,14 +1,18 @@
+import json
+import multiprocessing
 import os
+import pickle
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
 import pyarrow as pa
 import pytest
 
-from medweave.corpus import remote, store
+from medweave.corpus import fetch, remote, store
 from medweave.corpus.store import open_corpus
 from medweave.corpus.views import fold_view, split_view
-from medweave.errors import RequestError, UserError
+from medweave.errors import DamagedError, RequestError, UserError
 
 
 @pytest.fixture
@@ -26,14 +30,19 @@ def there(built):
 def fetched(monkeypatch):
     """The names and sizes of everything that is fetched."""
     log = []
-    fetch = remote.RemoteFolder._fetch
+    part, copy = fetch.Source.part, fetch.Source.copy
 
-    def logged(folder, name, start, stop):
-        data = fetch(folder, name, start, stop)
+    def logged_part(source, name, start, stop):
+        data = part(source, name, start, stop)
         log.append((name, len(data)))
         return data
 
-    monkeypatch.setattr(remote.RemoteFolder, "_fetch", logged)
+    def logged_copy(source, name, to):
+        copy(source, name, to)
+        log.append((name, os.path.getsize(to)))
+
+    monkeypatch.setattr(fetch.Source, "part", logged_part)
+    monkeypatch.setattr(fetch.Source, "copy", logged_copy)
     return log
 
 
@@ -66,18 +75,56 @@ def test_the_cache_outlives_the_process(there, tmp_path, fetched):
     open_corpus(there, cache=tmp_path).read(0)
     fetched.clear()
     open_corpus(there, cache=tmp_path).read(0)
-    assert fetched == []
+    assert [name for name, _ in fetched] == ["corpus.json"]
 
 
 def test_the_cache_stays_within_its_size(built, there, tmp_path, monkeypatch):
     monkeypatch.setattr(store, "NEIGHBOURS", 1)
-    monkeypatch.setattr(remote, "CACHE_BYTES", 30_000)
+    monkeypatch.setenv("MEDWEAVE_CACHE_GIB", str(30_000 / 2**30))
     monkeypatch.setattr(remote, "TRIM_EVERY", 1)
     local, far = open_corpus(built), open_corpus(there, cache=tmp_path)
+    (tmp_path / "another" / "blocks").mkdir(parents=True)
+    (tmp_path / "another" / "blocks" / "old").write_bytes(bytes(10**6))
+    os.utime(tmp_path / "another" / "blocks" / "old", (0, 0))
     for number in range(len(far)):
         assert far.read(number) == local.read(number)
-    kept = list((tmp_path / far.hash / "blocks").iterdir())
+    kept = list(tmp_path.glob("*/blocks/*"))
     assert kept and sum(os.path.getsize(path) for path in kept) <= 30_000
+    assert {path.parts[-3] for path in kept} == {far.hash}
+
+
+def test_a_new_process_looks_at_the_size_of_the_cache_at_once(there, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDWEAVE_CACHE_GIB", "0")
+    far = open_corpus(there, cache=tmp_path)
+    far.read(0)
+    assert not list(tmp_path.glob("*/blocks/*"))
+    monkeypatch.setenv("MEDWEAVE_CACHE_GIB", "much")
+    with pytest.raises(RequestError, match=r"'much' is no number .MEDWEAVE_CACHE_GIB"):
+        open_corpus(there, cache=tmp_path).read(0)
+
+
+def test_threads_and_processes_fetch_a_block_once(built, there, tmp_path, fetched, monkeypatch):
+    monkeypatch.setattr(store, "NEIGHBOURS", 8)
+    local, far = open_corpus(built), open_corpus(there, cache=tmp_path)
+    fetched.clear()
+    numbers = list(range(len(far))) * 4
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(far.read, numbers)) == [local.read(number) for number in numbers]
+    blocks = len(fetched)
+    assert blocks == len(set(fetched)) == len(list(tmp_path.glob("*/blocks/*")))
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map(far.read, numbers) == [local.read(number) for number in numbers]
+    assert pickle.loads(pickle.dumps(far)).read(7) == local.read(7)
+    assert len(list(tmp_path.glob("*/blocks/*"))) == blocks
+
+
+@pytest.mark.parametrize("change", [{"hash": "../out"}, {"hash": "/tmp/out"}, {"banks": {"../../out": "x"}}])
+def test_names_from_afar_lead_nowhere(there, tmp_path, change):
+    files = fsspec.filesystem("memory")
+    facts = json.loads(files.cat_file("/bucket/corpus/corpus.json"))
+    files.pipe_file("/bucket/corpus/corpus.json", json.dumps(facts | change).encode())
+    with pytest.raises(UserError, match="leads out of its folder"):
+        open_corpus(there, cache=tmp_path / "cache").banks()
 
 
 def test_withdrawals_are_seen_at_once(built, there, tmp_path):
@@ -95,7 +142,10 @@ def test_what_is_missing_is_one_clear_line(there, tmp_path):
         open_corpus("memory://nothing/here", cache=tmp_path)
     far = open_corpus(there, cache=tmp_path)
     fsspec.filesystem("memory").rm(f"/bucket/corpus/shards/{far.shards[0]['name']}")
-    with pytest.raises(UserError, match=f"no such file.*{far.shards[0]['name']}"):
+    with pytest.raises(DamagedError, match=rf"the shard is missing.*memory://bucket.*{far.shards[0]['name']}"):
         far.read(0)
+    fsspec.filesystem("memory").rm("/bucket/corpus/index.parquet")
+    with pytest.raises(UserError, match=r"missing .memory://bucket/corpus/index.parquet"):
+        far.index()
     with pytest.raises(RequestError, match="read only"):
         far.write_overlay("mine", pa.table({"id": ["hospital/000"]}))

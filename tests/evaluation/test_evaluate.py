@@ -29,6 +29,7 @@ KEYS = {
     "published",
 }
 QUICK = EvaluateRecipe(draws=100)
+PROMPT = "A picture of alphoma, X-ray of the chest."
 
 
 @pytest.fixture
@@ -160,6 +161,17 @@ def test_leaks_are_counted_when_the_training_part_is_known(filled, model, tmp_pa
     assert [r["leaks"] for r in results.results] == [2, 0]
     assert [r["in_domain"] for r in results.results] == [True, True]
     assert results.results[0]["leaks_by"] == {"all": 2, "group": 1, "bytes": 0, "near": 1}
+
+
+def test_prompts_that_were_captions_in_training_are_counted(filled, model, tmp_path, monkeypatch):
+    results = evaluate(model, None, filled, tmp_path / "unknown", QUICK)
+    assert [r["choices"].get("prompts_met") for r in results.results] == [None] * 4
+    bank = tmp_path / "bank.yaml"
+    bank.write_text(f"- {{modality: xray, anatomy: chest, finding: alphoma, captions: [{PROMPT!r}, A chest.]}}\n")
+    monkeypatch.setattr(filled, "banks", lambda: [bank], raising=False)
+    model.facts = {"trained_on": {"corpus": filled.hash, "part": {}}}
+    results = evaluate(model, ["corpus-zero-shot"], filled, tmp_path / "out", QUICK)
+    assert {r["source"]: r["choices"]["prompts_met"] for r in results.results} == {"chest": 1, "knee": 0}
 
 
 def test_a_source_that_was_left_out_of_training_is_not_in_domain(filled, model, tmp_path):

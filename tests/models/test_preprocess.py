@@ -9,6 +9,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from medweave.errors import UserError
+from medweave.files import hash_of
 from medweave.models.preprocess import RESIZE_MODES, Preprocess
 
 
@@ -37,6 +38,36 @@ def test_open_clip_configuration_there_and_back():
 def test_hash_tells_what_changes_pixels():
     assert Preprocess(96).hash == Preprocess(96).hash
     assert len({p.hash for p in (Preprocess(96), Preprocess(97), Preprocess(96, "pad"), Preprocess(96, fill=1))}) == 4
+
+
+def test_options_that_are_not_set_leave_the_hash_as_it_was():
+    known = {"size": 96, "policy": "crop", "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3, "fill": 0}
+    assert Preprocess(**known).hash == hash_of(known)
+    others = ({"edge": 100}, {"downward": True}, {"square_first": True}, {"grey": True})
+    assert len({Preprocess(**known, **other).hash for other in others} | {Preprocess(**known).hash}) == 5
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 50), (50, 20), (7, 9), (90, 70)])
+def test_padding_to_a_square_first_and_squashing_by_hand(height, width):
+    image = Image.fromarray(np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8))
+    side = max(32, height, width)
+    square = Image.new("L", (side, side), 0)
+    square.paste(image, (int((side - width) / 2), int((side - height) / 2)))
+    by_hand = np.asarray(square.resize((32, 32), Image.Resampling.BICUBIC))
+    ours = Preprocess(32, "pad", square_first=True, grey=True).array(image)
+    assert all(np.array_equal(ours[..., channel], by_hand) for channel in range(3))
+    squashed = Preprocess(32, "squash", "bilinear").array(image)
+    assert np.array_equal(squashed, np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)))
+
+
+@pytest.mark.parametrize(("downward", "left"), [(False, 10), (True, 9)])
+def test_a_cut_from_a_longer_edge_by_hand(downward, left):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 102, 3), np.uint8))
+    small = image.resize((int(40 * 102 / 80), 40), Image.Resampling.BICUBIC)
+    by_hand = small.crop((left, 4, left + 32, 36))
+    assert small.width - 32 == 19
+    ours = Preprocess(32, "crop", edge=40, downward=downward).array(image)
+    assert np.array_equal(ours, np.asarray(by_hand))
 
 
 def test_every_form_of_a_picture_gives_the_same_pixels(tmp_path):

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from medweave.corpus.recipe import LimitsRecipe
 from medweave.evaluation.evaluate import evaluate
 from medweave.evaluation.recipe import EvaluateRecipe
 
@@ -39,7 +40,7 @@ class Album:
             splits[row["split"]] = splits.get(row["split"], 0) + 1
         licences = [{"source": name, "licence": None} for name in counts]
         self.facts = {"hash": self.hash, "counts": counts, "licences": licences, "refused": list(refused)}
-        self.skips, self.gone = list(skips), set(gone)
+        self.skips, self.gone, self.limits = list(skips), set(gone), LimitsRecipe()
 
     def __len__(self):
         return len(self.world)

@@ -11,7 +11,7 @@ from medweave.evaluation.predictions import probabilities
 from medweave.evaluation.results import Results
 from medweave.evaluation.scoring import CALIBRATED
 from medweave.reports.page import percent, with_interval
-from medweave.reports.run import asked, confusion, guesses, met, shots, write_report
+from medweave.reports.run import asked, confusion, guesses, met, repeated, shots, write_report
 
 LOG = [
     {"kind": "train", "step": 10, "loss": 3.1, "images": 640},
@@ -109,6 +109,22 @@ def test_what_the_model_met_is_counted_once_a_set_or_said_to_be_unknown():
     both = f"Whether the model met the test images of c in training is unknown. Test images of the other sets {copies}"
     assert met(_results(lines)) == both
     assert met(_results([])) == ""
+
+
+def test_prompts_that_were_captions_are_told_where_there_are_any(results, album, tmp_path, parse):
+    counts = [
+        ("a", {"prompts_met": 2}),
+        ("a", {}),
+        ("b", {"prompts_met": None}),
+        ("c", [{"prompts_met": n} for n in (1, 3)]),
+    ]
+    lines = [{"source": name, "choices": choices} for name, choices in counts]
+    told = "Test prompts that the model was trained on as captions: 2 of a, 3 of c."
+    assert repeated(_results(lines)) == told
+    assert repeated(_results(lines[1:3])) == repeated(_results([])) == ""
+    met_two = [r | {"choices": r["choices"] | {"prompts_met": 2 * (r["source"] == "knee")}} for r in results.results]
+    page = parse(write_report(tmp_path / "page.html", replace(results, results=met_two), album, title="T", about="A"))
+    assert "trained on as captions: 2 of knee." in page.words
 
 
 def _results(lines):

@@ -2,7 +2,9 @@
 
 import pytest
 
+from medweave.corpus.build import build
 from medweave.corpus.captions.bank import Bank
+from medweave.corpus.recipe import CorpusRecipe
 from medweave.errors import RequestError
 from medweave.serving.question import own_prompts, place_of, prompts_for, question
 
@@ -56,6 +58,31 @@ def test_bank_and_vocabulary_name_findings_too():
     assert list(prompts_for(bank, "xray", "chest", ["No Finding"])) == ["normal"]
     with pytest.raises(RequestError, match="xray"):
         prompts_for(bank, "xray", "tail")
+
+
+OWN_BANK = """
+- modality: xray
+  anatomy: chest
+  finding: scurvy
+  captions: [Scurvy of the chest.]
+  prompts: {plain: [a chest with scurvy], report: [Read as scurvy.], signs: [signs of scurvy]}
+"""
+OWN_NAMES = "- {name: scurvy, modality: xray, anatomy: chest, synonyms: [sailors' lung]}\n"
+
+
+def test_a_model_knows_the_own_words_of_its_corpus_where_that_is_at_hand(colours, folder, tmp_path):
+    (tmp_path / "bank.yaml").write_text(OWN_BANK)
+    (tmp_path / "names.yaml").write_text(OWN_NAMES)
+    source = {"kind": "folder", "path": str(folder), "modality": "xray", "anatomy": "chest", "licence": "CC0"}
+    tree = {"path": tmp_path / "corpus", "sources": [source], "workers": 1}
+    tree |= {"banks": [tmp_path / "bank.yaml"], "findings": tmp_path / "names.yaml"}
+    corpus = build(CorpusRecipe.model_validate(tree))
+    model = colours(places=[CHEST], trained_on={"corpus": corpus.hash, "path": str(corpus.path)})
+    asked = question(model, findings=["Sailors' Lung", "pneumonia"])
+    assert asked.prompts["scurvy"] == ["a chest with scurvy", "Read as scurvy.", "signs of scurvy"]
+    moved = colours(places=[CHEST], trained_on={"corpus": corpus.hash, "path": str(tmp_path / "gone")})
+    with pytest.raises(RequestError, match="no finding is called"):
+        question(moved, findings=["sailors' lung"])
 
 
 def test_classes_in_one_s_own_words_need_no_place_and_are_not_calibrated(colours):

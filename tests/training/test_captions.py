@@ -2,6 +2,7 @@ from collections import Counter
 
 import pytest
 
+from medweave.corpus.build import build
 from medweave.corpus.captions import frames
 from medweave.corpus.recipe import CaptionShares
 from medweave.corpus.store import open_corpus
@@ -54,6 +55,16 @@ def test_only_the_first_captions_of_a_finding():
     generic = list(frames.captions("xray", "chest", "pneumonia"))
     assert list(bank.captions("xray", "chest", "pneumonia")) == generic[:2]
     assert bank_hash(bank) != bank_hash(bank_of([], CaptionsRecipe(banks=[])))
+
+
+def test_own_banks_of_the_corpus_are_trained_on(corpus_recipe, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("- {modality: xray, anatomy: chest, finding: pneumonia, captions: [Pneumonia in our words.]}\n")
+    recipe = corpus_recipe.model_copy(update={"path": tmp_path / "corpus", "banks": [own]})
+    build(recipe)
+    drawn = captions(recipe, sources={"lungs": {"own": 0, "bank": 1}})
+    assert {drawn.draw(step, 5, FIELDS) for step in range(20)} == {("Pneumonia in our words.", "bank")}
+    assert bank_hash(drawn.bank) != bank_hash(captions(corpus_recipe).bank)
 
 
 def test_an_unknown_source_is_named(corpus_recipe):

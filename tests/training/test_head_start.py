@@ -68,7 +68,8 @@ def test_stored_rows_are_what_the_tower_gives_unaugmented_images(work_of):
 def test_few_images_are_one_batch(work_of):
     work = work_of(train={**SETTINGS, "head_start": {"steps": 2, "batch": 500}})
     head_start(work)
-    assert len(head_start_._Stored(work, work.settings.head_start, "head start")[1].numbers) == work.data.mix.samples == 72
+    stored = head_start_._Stored(work, work.settings.head_start, "head start")
+    assert len(stored[1].numbers) == work.data.mix.samples == 72
 
 
 def test_a_run_begins_with_it_and_the_average_with_its_end(recipe_of):

@@ -72,7 +72,7 @@ def test_the_head_of_a_start_counts(recipe_of, prepared, tmp_path):
     dual.save(dual.build(with_head(recipe_of(), "sigmoid").model), tmp_path / "start")
     recipe = recipe_of(train={"objectives": [{"kind": "menu"}, {"kind": "contrastive"}]})
     start = type(recipe.model)(start=str(tmp_path / "start"))
-    with pytest.raises(RequestError, match=r"train.objectives.1.head is softmax, but the head of model.start is sigm"):
+    with pytest.raises(RequestError, match=r"train.objectives.0.head is softmax, but the head of model.start is sigm"):
         prepared(recipe.model_copy(update={"model": start}))
 
 

@@ -7,6 +7,7 @@ a label of two words teaches varied language. Prompts are for tests and never eq
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,8 @@ from pydantic import Field, field_validator
 
 from medweave.corpus.captions import frames
 from medweave.corpus.sample import MODALITIES, State
-from medweave.errors import RequestError, unknown_name
+from medweave.errors import RequestError, mistakes, unknown_name
+from medweave.files import hash_of_file
 from medweave.recipe import Section, check, read_yaml
 
 SHIPPED = Path(__file__).parent / "banks"
@@ -163,19 +165,22 @@ def shipped() -> list[Path]:
     return sorted(SHIPPED.glob("*.yaml"))
 
 
-@lru_cache(maxsize=64)
 def read_entries(path: Path) -> tuple[Entry, ...]:
     """The entries of one bank file. Raises RequestError listing every mistake by its path in the file."""
+    return _entries(path, hash_of_file(path) if path.is_file() else "")
+
+
+@lru_cache(maxsize=64)
+def _entries(path: Path, content: str) -> tuple[Entry, ...]:
+    """The entries of a bank file, parsed anew once its content (a hash) is another."""
     data = read_yaml(path)
     if not isinstance(data, list):
         raise RequestError("a caption bank is a list of entries", where=path, todo="start each with `- modality:`")
     entries = check({"bank": data}, _File, where=path).bank
-    seen: set[Triplet] = set()
-    for triplet in (_key(*t) for entry in entries for t in entry.triplets):
-        if triplet in seen:
-            named = ", ".join(map(str, triplet))
-            raise RequestError(f"two entries for {named}", where=path, todo="join their captions in one entry")
-        seen.add(triplet)
+    counts = Counter(_key(*triplet) for entry in entries for triplet in entry.triplets)
+    twice = [", ".join(map(str, triplet)) for triplet, count in counts.items() if count > 1]
+    if twice:
+        raise mistakes([f"two entries for {named}: join their captions in one entry" for named in twice], path)
     return entries
 
 

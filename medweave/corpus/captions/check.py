@@ -6,12 +6,13 @@ The rules are simple on purpose: words and their negations, no parser. They find
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
 
 from medweave.corpus.captions.bank import PROMPT_KINDS, Bank, Entry, Triplet, is_absence
 from medweave.corpus.vocabulary import Entry as Name
+from medweave.corpus.vocabulary import Place
+from medweave.errors import nearest
 
 FEWEST_CAPTIONS = 10
 FEWEST_PROMPTS = 3
@@ -43,26 +44,43 @@ class Problem:
         return f"{where}: {self.what}" + (f": {self.text!r}" if self.text else "")
 
 
-def check(bank: Bank, vocabulary: Iterable[Name]) -> list[Problem]:
-    """Every fault of a bank, against the vocabulary of findings."""
+def check(bank: Bank, vocabulary: Iterable[Name], own: Collection[Entry] | None = None) -> list[Problem]:
+    """Every fault of a bank, against the vocabulary of findings.
+
+    own: the entries of the bank that are checked, those of a user; few captions and no prompts are then no fault.
+    """
     named = _by_place(vocabulary)
-    owners: dict[Triplet, str] = {}
+    entries = dict.fromkeys(bank.entries.values())
+    checked = entries if own is None else dict.fromkeys(own)
+    owners = _owners(entry for entry in entries if entry not in checked)
     problems: list[Problem] = []
-    for entry in {id(entry): entry for entry in bank.entries.values()}.values():
+    for entry in checked:
+        few = list(lacking(entry)) if own is None else []
         for triplet in entry.triplets:
-            near = named.get((triplet[0], None), {}) | named.get(triplet[:2], {})
-            problems += [Problem(triplet, what, text) for what, text in _faults(entry, triplet, near, bank, owners)]
+            faults = [*_faults(entry, triplet, named, bank, owners), *few]
+            problems += [Problem(triplet, what, text) for what, text in faults]
     return problems
 
 
+def _owners(entries: Iterable[Entry]) -> dict[Triplet, str]:
+    """Who says each text in each modality and anatomy."""
+    said = ((triplet, text) for entry in entries for triplet in entry.triplets for text in texts(entry))
+    return {(*triplet[:2], same_words(text)): triplet[2] for triplet, text in said}
+
+
 def _faults(
-    entry: Entry, triplet: Triplet, near: dict[str, Name], bank: Bank, owners: dict[Triplet, str]
+    entry: Entry, triplet: Triplet, named: Mapping[Place, dict[str, Name]], bank: Bank, owners: dict[Triplet, str]
 ) -> Iterator[tuple[str, str]]:
     """(what, text) for every fault of an entry; owners: who said each text first in this modality and anatomy."""
-    if entry.finding not in near:
-        yield "not in the findings vocabulary", ""
+    near = _near(named, triplet[:2])
+    if not near:
+        known = nearest(str(triplet[1]), [anatomy for modality, anatomy in named if modality == triplet[0] and anatomy])
+        yield f"no finding of the vocabulary is seen there; nearest anatomy: {' or '.join(known) or 'none'}", ""
         return
-    yield from counts(entry)
+    if entry.finding not in near:
+        yield f"not in the findings vocabulary; nearest: {' or '.join(nearest(entry.finding, near)) or 'none'}", ""
+        return
+    yield from repeats(entry)
     words = Words(entry, near, bank)
     for text in texts(entry):
         yield from ((what, text) for what in words.faults(text))
@@ -77,8 +95,8 @@ def texts(entry: Entry) -> list[str]:
     return [*entry.captions, *prompts]
 
 
-def counts(entry: Entry) -> Iterator[tuple[str, str]]:
-    """(what, text) for too few captions or prompts, repeated texts and texts of a wrong length."""
+def lacking(entry: Entry) -> Iterator[tuple[str, str]]:
+    """(what, "") for too few captions or prompts."""
     if len(entry.captions) < FEWEST_CAPTIONS:
         yield f"{len(entry.captions)} captions, at least {FEWEST_CAPTIONS} are needed", ""
     for kind in PROMPT_KINDS if entry.prompts else ():
@@ -86,6 +104,10 @@ def counts(entry: Entry) -> Iterator[tuple[str, str]]:
             yield f"fewer than {FEWEST_PROMPTS} {kind} prompts", ""
     if entry.prompts is None:
         yield "no prompts", ""
+
+
+def repeats(entry: Entry) -> Iterator[tuple[str, str]]:
+    """(what, text) for repeated texts and texts of a wrong length."""
     seen: set[str] = set()
     for text in texts(entry):
         if same_words(text) in seen:
@@ -133,7 +155,7 @@ def normalised(text: str) -> str:
     """Words in lower case, ends of clauses as full stops, no other punctuation."""
     flat = re.sub(r"(?<=\d)[.](?=\d)", " ", text.casefold().replace("'", ""))
     flat = re.sub(r"[.;:!?]+", " . ", flat)
-    return " ".join(re.sub(r"[^a-z0-9.]+", " ", flat).split()).rstrip(" .")
+    return " ".join(re.sub(r"[^\w.]+|_", " ", flat).split()).rstrip(" .")
 
 
 def same_words(text: str) -> str:
@@ -175,9 +197,16 @@ def _ancestors(own: Name, near: dict[str, Name]) -> list[str]:
     return above
 
 
-def _by_place(vocabulary: Iterable[Name]) -> dict[tuple[str, str | None], dict[str, Name]]:
-    places: dict[tuple[str, str | None], dict[str, Name]] = {}
+def _near(named: Mapping[Place, dict[str, Name]], place: Place) -> dict[str, Name]:
+    """The findings of a place by name: those of its anatomy and of any; for any anatomy, those of the modality."""
+    modality, anatomy = place
+    wider = [names for (m, a), names in named.items() if m == modality and (a is None or anatomy in (None, a))]
+    return {name: entry for names in wider for name, entry in names.items()}
+
+
+def _by_place(vocabulary: Iterable[Name]) -> dict[Place, dict[str, Name]]:
+    places: dict[Place, dict[str, Name]] = {}
     for entry in vocabulary:
-        for place in product(entry.modality, entry.anatomy or (None,)):
+        for place in entry.places:
             places.setdefault(place, {})[entry.name] = entry
     return places

@@ -15,7 +15,7 @@ from typing import Any
 
 from medweave.corpus.limits import BadImage
 from medweave.corpus.salt import salt_in
-from medweave.corpus.sample import MODALITIES, TEXT_KINDS, Sample, State, Text
+from medweave.corpus.sample import MODALITIES, TEXT_KINDS, Sample, State, Text, somebody
 from medweave.corpus.sources._expected import Expected, report
 from medweave.corpus.sources._folder_recipe import SourceRecipe
 from medweave.corpus.sources._rows import (
@@ -162,7 +162,7 @@ class Source:
         source, modality = self._source(row), self._modality(number, row)
         facts = self._file_facts(place, modality, row)
         scope = self._value(row, "patient_scope") or self.recipe.patient_scope
-        patient = self._value(row, "patient") or facts.get("patient")
+        patient = self._patient(row) or facts.get("patient")
         return Sample(
             id=self._id(source, place, row, seen),
             source=source,
@@ -211,6 +211,10 @@ class Source:
         own = self._own(row, field)
         return None if own is None else self.words.ours(field, own)
 
+    def _patient(self, row: Mapping[str, Any]) -> str | None:
+        """The patient that the manifest names; None where it names nobody."""
+        return somebody(self._value(row, "patient"))
+
     def _modality(self, number: int, row: dict[str, Any]) -> str | None:
         """The modality that column or recipe state."""
         name = self._value(row, "modality") or self.recipe.modality
@@ -236,7 +240,7 @@ class Source:
 
     def _file_facts(self, place: str, modality: str | None, row: dict[str, Any]) -> dict[str, Any]:
         """What a DICOM file says of itself; {} for other files and where the manifest has said it all."""
-        complete = modality and self._value(row, "patient") and self._value(row, "study")
+        complete = modality and self._patient(row) and self._value(row, "study")
         if complete or is_picture(place):
             return {}
         from medweave.corpus import dicom

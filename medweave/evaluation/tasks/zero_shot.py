@@ -22,6 +22,7 @@ from medweave.evaluation.answer import Answer, BankLike, Prompts, Setting
 from medweave.evaluation.benchmark import Benchmark, ClassRecipe
 from medweave.evaluation.cache import Embedder, Rows
 from medweave.evaluation.cases import Case
+from medweave.evaluation.leaks import prompts_met
 from medweave.evaluation.recipe import TaskRecipe
 from medweave.files import hash_of
 
@@ -37,6 +38,8 @@ class Recipe(TaskRecipe):
 def run(case: Case, setting: Setting) -> Answer:
     """Scores of the test images against the prompts. Raises UserError when a class has no prompts."""
     prompts = prompts_of(setting.benchmark, case, setting.bank)
+    choices = {"prompts": hash_of(prompts), "generic_prompts": _generic(setting.benchmark, case, setting.bank)}
+    met = None if setting.trained is None else prompts_met(prompts, case, setting.trained)
     sets = {ALL: [list(chain(*of_class)) for of_class in zip(*prompts.values(), strict=True)], **prompts}
     vectors = {name: class_rows(setting.embedder, of_classes) for name, of_classes in sets.items()}
     test, validation = (setting.embedder.images(part.numbers) for part in (case.test, case.validation))
@@ -44,7 +47,7 @@ def run(case: Case, setting: Setting) -> Answer:
     return Answer(
         scores={name: logits(test, rows, head.scale, head.bias) for name, rows in vectors.items()},
         validation=logits(validation, vectors[ALL], head.scale, head.bias),
-        choices={"prompts": hash_of(prompts), "generic_prompts": _generic(setting.benchmark, case, setting.bank)},
+        choices=choices | {"prompts_met": met},
         variants={"prompt sets": list(prompts)},
         calibratable=not case.multi or head.kind == "sigmoid",
     )

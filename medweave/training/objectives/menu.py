@@ -11,7 +11,7 @@ B samples of the global batch, K findings of the menu, c captions of each, D wid
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -25,6 +25,7 @@ class MenuRecipe(ObjectiveRecipe):
     """Settings of the menu objective."""
 
     kind: Literal["menu"] = "menu"
+    head: ClassVar[str] = "softmax"
     captions: int = Field(
         1, ge=1, description="captions drawn of each finding; free with a frozen text tower, else each one is embedded"
     )

@@ -83,6 +83,21 @@ def test_a_file_that_is_no_bank_is_refused(tmp_path: Path, text: str, what: str)
         Bank.load([written(tmp_path, text)])
 
 
+def test_every_triplet_that_comes_twice_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RequestError) as error:
+        Bank.load([written(tmp_path, PLAIN + PLAIN)])
+    named = ["xray, chest, pneumonia", "xray, hand, fracture", "xray, wrist, fracture", "mri, None, artefact"]
+    assert [line.strip().split(":")[0] for line in str(error.value).splitlines()[1:]] == [
+        f"two entries for {triplet}" for triplet in named
+    ]
+
+
+def test_a_bank_that_was_changed_is_read_anew(tmp_path: Path) -> None:
+    assert Bank.load([written(tmp_path, PLAIN)]).captions("xray", "hand", "fracture") == ("A broken bone.",)
+    changed = PLAIN.replace("A broken bone.", "A bone broken.")
+    assert Bank.load([written(tmp_path, changed)]).captions("xray", "hand", "fracture") == ("A bone broken.",)
+
+
 def test_a_finding_without_a_bank_gets_generic_sentences_and_is_reported(bank: Bank) -> None:
     lost = ("pet", "brain", "tracer uptake")
     assert bank.missing([lost, ("mri", "brain", "glioma"), ("other", None, "x")]) == [("other", None, "x"), lost]

@@ -88,13 +88,33 @@ def test_too_few_texts_are_found() -> None:
 
 
 def test_a_finding_outside_the_vocabulary_is_found() -> None:
-    assert faults(entry(finding="pneumonitis")) == ["not in the findings vocabulary"]
+    (fault,) = faults(entry(finding="pneumonitis"))
+    assert fault.startswith("not in the findings vocabulary; nearest: pneumonia")
+    elsewhere = entry().model_copy(update={"anatomy": "Chest"})
+    assert faults(elsewhere) == ["no finding of the vocabulary is seen there; nearest anatomy: chest"]
 
 
 def test_the_same_text_for_two_findings_is_found() -> None:
     twin = "Pneumonia is shown, viral pneumonia is not."
     other = entry(twin, finding="viral pneumonia", signs=("pneumonia",), prompts=None)
     assert "the same text as for pneumonia" in faults(entry(twin), other)
+
+
+def test_own_entries_may_be_few_and_are_the_only_ones_checked() -> None:
+    said = "Effusion is shown, pneumonia is not."
+    shipped = entry(said, "Pneumonia of the left lung.")
+    few = Entry(modality="xray", anatomy="chest", finding="effusion", captions=("An effusion of the chest.",))
+    assert check(Bank([shipped, few]), NAMES, [few]) == []
+    twin = few.model_copy(update={"captions": (said, "There is no effusion.")})
+    found = [problem.what for problem in check(Bank([shipped, twin]), NAMES, [twin])]
+    assert found == ["the same text as for pneumonia", "denies its own finding"]
+
+
+def test_an_entry_for_any_anatomy_may_name_what_some_anatomy_has() -> None:
+    anywhere = Entry(modality="xray", anatomy=None, finding="effusion", captions=("An effusion is seen.",))
+    assert check(Bank([anywhere]), NAMES, [anywhere]) == []
+    wrong = anywhere.model_copy(update={"captions": ("An effusion, a pneumonia.",)})
+    assert [problem.what for problem in check(Bank([wrong]), NAMES, [wrong])] == ["claims pneumonia"]
 
 
 def test_a_normal_must_deny_others_and_never_itself() -> None:
@@ -108,6 +128,7 @@ def test_a_normal_must_deny_others_and_never_itself() -> None:
 def test_punctuation_ends_clauses_but_makes_no_difference_between_texts() -> None:
     assert normalised("Clear; no X-ray sign. COVID-19!") == "clear . no x ray sign . covid 19"
     assert same_words("Clear: no sign") == same_words("clear, NO sign.")
+    assert same_words("Pleuraerguß, groß") != same_words("Pleuraergüsse, groß")
 
 
 def test_shipped_banks_have_no_fault() -> None:

@@ -336,6 +336,19 @@ def test_dicom_files_tell_what_the_recipe_does_not(tmp_path):
     assert "pepper" not in str(source(tmp_path, **bare, salt="pepper").recipe.model_dump())
 
 
+def test_a_placeholder_of_a_manifest_leaves_the_patient_to_the_file(tmp_path):
+    words = ["unknown", "Anonymous", "n/a", "", "Jane"]
+    rows = [[f"{number}.dcm", word, "s1"] for number, word in enumerate(words)]
+    for name, _, _ in rows:
+        scan(tmp_path / name, "anonymised" if name == "2.dcm" else "MRN 7")
+    write(tmp_path, rows, ["path", "who", "visit"])
+    columns = {"patient": "who", "study": "visit"}
+    found = samples(tmp_path, columns=columns, modality="ct", salt="pepper")
+    hashed = hashlib.blake2b(b"MRN 7", key=hashlib.sha256(b"pepper").digest(), digest_size=12).hexdigest()
+    assert [s.patient for s in found] == [hashed, hashed, None, hashed, "Jane"]
+    assert {s.study for s in found} == {"s1"}
+
+
 def test_a_salt_is_kept_in_its_file_or_ends_with_the_process(tmp_path):
     folder = tmp_path / "scans"
     folder.mkdir()

@@ -1,0 +1,219 @@
+"""Which samples a teacher is trusted on: by the modalities it was made for, and by how it does on what is known.
+
+domain       its declared modalities shut all others out
+prompted     a source with labelled training images: are they nearest to the bank captions of their own finding?
+probe        the same for a teacher without texts: a ridge classifier on its rows, tested on groups left out
+pair rank    a sample with a text of its own: how many texts of other samples of the modality does it rank below?
+unmeasured   neither labels nor texts: trusted
+unread, withdrawn   its image cannot be read, or must not be used: not trusted
+
+A score is 0 for chance and 1 for perfect: accuracy is balanced and corrected for chance, and a rank lies between -1 and
+1. n samples of one source and modality.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from medweave.corpus.captions.bank import Bank
+from medweave.corpus.order import Numbers, Ranges
+from medweave.corpus.store import Corpus, Stratum
+from medweave.corpus.views import split_view
+from medweave.errors import UserError
+from medweave.features.measure import Known, Measured, Place, known_of, measure, pair_ranks
+from medweave.features.rows import Rows
+from medweave.features.store import PIECE, Features
+from medweave.files import whole_file
+from medweave.progress import track
+
+COLUMNS = pa.schema([("id", pa.string()), ("covered", pa.bool_()), ("by", pa.string()), ("score", pa.float32())])
+
+
+class Verdicts:
+    """covered, by, score: of n samples, three [n]."""
+
+    def __init__(self, count: int, covered: bool, by: str, score: float) -> None:
+        self.covered = np.full(count, covered)
+        self.by = np.full(count, by, object)
+        self.score = np.full(count, score, np.float32)
+
+    def change(self, some: NDArray[np.bool_], covered: NDArray[np.bool_] | bool, by: str, score: Rows | float) -> None:
+        """Judge some of the samples, [n], otherwise."""
+        self.covered[some], self.by[some], self.score[some] = covered, by, score
+
+
+Judge = Callable[[Numbers, str, str], Verdicts]  # samples of one source and modality -> the verdicts on them
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """From which score on a teacher is trusted.
+
+    source: of a whole source; a tenth of the way from chance to perfect (and surely above chance). pair: of one sample;
+    a teacher that ranks a sample's own text below the middle would draw the student away from it.
+    """
+
+    source: float = 0.1
+    pair: float = 0.0
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """samples: (by, covered) -> how many. measured: each source with enough labels."""
+
+    samples: Mapping[tuple[str, bool], int]
+    measured: Mapping[Place, Measured]
+
+    @property
+    def covered(self) -> int:
+        """Samples that the teacher is trusted on."""
+        return sum(count for (_, covered), count in self.samples.items() if covered)
+
+    def text(self) -> str:
+        """One line for a terminal."""
+        parts = [f"{count:,} {'in' if covered else 'out'} by {by}" for (by, covered), count in self.samples.items()]
+        return f"covers {self.covered:,} of {sum(self.samples.values()):,} samples ({', '.join(parts)})"
+
+
+def cover(
+    features: Features,
+    training: Ranges | None = None,
+    *,
+    domains: Collection[str] | None = None,
+    by: Literal["source", "modality"] = "source",
+    thresholds: Thresholds | None = None,
+    pool: int = 256,
+    seed: int = 0,
+) -> Coverage:
+    """Judge a teacher on every sample and write covered.parquet: id, covered, by, score.
+
+    training: samples whose labels and texts are used to measure; None: the split of that name. domains: modalities that
+    the teacher was made for; None: as its catalogue card says, and all where that says nothing. by: what is trusted or
+    not as a whole: each source, or all sources of a modality by their mean score. pool: texts of a modality that pairs
+    are ranked among. Raises UserError when nothing is covered, which is written all the same.
+    """
+    corpus = features.corpus
+    known = known_of(corpus, split_view(corpus, "train") if training is None else training, pool, seed)
+    measured = _measured(features, known)
+    judge = _Judge(
+        features,
+        domains if domains is not None else features.stamp.teacher.domains,
+        measured if by == "source" else _by_modality(corpus.strata, measured),
+        {modality: features.text(numbers) for modality, numbers in known.texts.items()} if _pairs(features) else {},
+        thresholds or Thresholds(),
+        np.array(sorted(corpus.withdrawn()), np.int64),
+    )
+    coverage = Coverage(write_verdicts(features, judge), measured)
+    if not coverage.covered:
+        todo = "leave this teacher out, name its domains, or lower the thresholds"
+        raise UserError(f"{features.name} {coverage.text()}", where=features.layout.folder, todo=todo)
+    return coverage
+
+
+def write_verdicts(features: Features, judge: Judge) -> dict[tuple[str, bool], int]:
+    """covered.parquet, streamed; (by, covered) -> samples."""
+    counts: Counter[tuple[str, bool]] = Counter()
+    schema = COLUMNS.with_metadata({"rows": features.stamp.rows_hash})
+    path = features.layout.covered
+    with whole_file(path) as draft, pq.ParquetWriter(draft, schema, compression="zstd") as file:
+        verdicts = _written(_tables(features.corpus, judge), file, counts)
+        deque(track(verdicts, f"coverage, {features.name}", len(features)), maxlen=0)
+    return dict(sorted(counts.items()))
+
+
+def _measured(features: Features, known: Known) -> dict[Place, Measured]:
+    """The score on each source that has enough labels."""
+    bank = Bank.load(features.corpus.banks())
+    scores = {place: measure(features, place, rows, bank) for place, rows in known.labels.items()}
+    return {place: score for place, score in scores.items() if score is not None}
+
+
+def _by_modality(strata: Iterable[Stratum], measured: Mapping[Place, Measured]) -> dict[Place, Measured]:
+    """Every source with the mean score of the sources of its modality that have one."""
+    means = {}
+    for stratum in strata:
+        same = [one for (_, modality), one in measured.items() if modality == stratum.modality]
+        if same:
+            score = float(np.mean([one.score for one in same]))
+            error = float(np.linalg.norm([one.error for one in same])) / len(same)
+            mean = Measured(same[0].by, score, error, sum(one.images for one in same))
+            means[stratum.source, stratum.modality] = mean
+    return means
+
+
+def _pairs(features: Features) -> bool:
+    """Whether the teacher has rows of images and of the samples' own texts."""
+    return "images" in features.sides and features.has_texts
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """All that a verdict rests on. pools: modality -> rows of texts. gone: withdrawn samples."""
+
+    features: Features
+    domains: Collection[str] | None
+    measured: Mapping[Place, Measured]
+    pools: Mapping[str, Rows]
+    least: Thresholds
+    gone: Numbers
+
+    def __call__(self, numbers: Numbers, source: str, modality: str) -> Verdicts:
+        """The verdicts on samples of one source and modality."""
+        covered, by, score = self._as_a_whole(source, modality)
+        verdicts = Verdicts(len(numbers), covered, by, score)
+        if covered and modality in self.pools:
+            ranks = self._ranks(numbers, self.pools[modality])
+            known = ~np.isnan(ranks)
+            verdicts.change(known, ranks[known] >= self.least.pair, "pair rank", ranks[known])
+        verdicts.change(np.isin(numbers, self.features.unread), False, "unread", np.nan)
+        verdicts.change(np.isin(numbers, self.gone), False, "withdrawn", np.nan)
+        return verdicts
+
+    def _as_a_whole(self, source: str, modality: str) -> tuple[bool, str, float]:
+        """What is known of a source before one looks at its samples."""
+        if self.domains is not None and modality not in self.domains:
+            return False, "domain", np.nan
+        one = self.measured.get((source, modality))
+        if one is not None:
+            return one.passes(self.least.source), one.by, one.score
+        return True, "unmeasured" if self.domains is None else "domain", np.nan
+
+    def _ranks(self, numbers: Numbers, pool: Rows) -> Rows:
+        """The pair rank of each sample that has a text; NaN for the others."""
+        ranks = np.full(len(numbers), np.nan, np.float32)
+        having = np.flatnonzero(self.features.text_counts(numbers))
+        if len(having):
+            some = numbers[having]
+            ranks[having] = pair_ranks(self.features.image(some), self.features.text(some), pool)
+        return ranks
+
+
+def _written(tables: Iterator[pa.Table], file: pq.ParquetWriter, counts: Counter[tuple[str, bool]]) -> Iterator[None]:
+    """Write and count verdicts; one item a sample."""
+    for table in tables:
+        file.write_table(table)
+        counts.update(zip(table["by"].to_pylist(), table["covered"].to_pylist(), strict=True))
+        yield from (None for _ in range(len(table)))
+
+
+def _tables(corpus: Corpus, judge: Judge) -> Iterator[pa.Table]:
+    """The rows of covered.parquet in pieces, in the order of the corpus."""
+    first = 0
+    for batch in corpus.batches(["id"]):
+        for stratum in corpus.strata:
+            start, stop = max(stratum.start, first), min(stratum.stop, first + len(batch))
+            for at in range(start, stop, PIECE):
+                numbers = np.arange(at, min(at + PIECE, stop))
+                found = judge(numbers, stratum.source, stratum.modality)
+                ids = batch.column(0).slice(at - first, len(numbers))
+                score = pa.array(found.score, from_pandas=True)
+                yield pa.table([ids, pa.array(found.covered), pa.array(found.by), score], schema=COLUMNS)
+        first += len(batch)

@@ -1,0 +1,272 @@
+"""Corpus x teacher -> rows on disk: resumable shard by shard, the same bytes from any number of processes.
+
+Under torchrun (RANK, WORLD_SIZE) each process takes every R-th shard; inside a process, workers take one shard at a
+time, each with one thread for the model. Whoever finishes the last shard writes the stamp. Until then, what is finished
+of a shard is told by a record beside it, so a process that was killed goes on with the next shard.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import numpy as np
+import torch
+
+from medweave.corpus.engines import run
+from medweave.corpus.store import Corpus, open_corpus
+from medweave.errors import RequestError
+from medweave.features.layout import BUILD, OF_A_SHARD, Layout, layout_of, name_of
+from medweave.features.make_rows import Job, embed_texts, make_rows
+from medweave.features.rows import Kind, encoded, write_array
+from medweave.features.stamp import FORMAT, Stamp, head_of, is_of, read_stamp, teacher_of, write_stamp
+from medweave.features.texts import bank_captions, token_counts
+from medweave.features.views import Views
+from medweave.files import only_writer, read_json, write_json
+from medweave.models.encoder import Encoder
+from medweave.models.load import load
+from medweave.progress import say, track
+
+PLACES = ".writers"
+_jobs: list[Job] = []  # what forked workers find: a model is not sent to them
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What there is of a teacher now. made: shards made by this call. left: shards that other processes still make."""
+
+    name: str
+    folder: Path
+    width: int
+    images: int
+    views: int
+    unread: int
+    texts: int
+    cut: int
+    captions: int
+    made: int
+    left: int
+
+    def text(self) -> str:
+        """One line for a terminal."""
+        rows = [f"{self.images:,} images" + (f" in {self.views + 1} views" if self.views else "")] * bool(self.images)
+        if self.texts:
+            rows.append(f"{self.texts:,} texts" + (f" ({self.cut:,} of them cut)" if self.cut else ""))
+        rows += [f"{self.captions:,} captions"] * bool(self.captions)
+        rows += [f"{self.unread:,} images that cannot be read"] * bool(self.unread)
+        left = f"; {self.left} shards are left to other processes" if self.left else ""
+        return f"{self.name}: rows of width {self.width} of {', '.join(rows)}; {self.made} shards made now{left}"
+
+
+def extract(
+    corpus: Corpus | Path | str,
+    teacher: Encoder | Path | str,
+    name: str | None = None,
+    *,
+    views: Views | None = None,
+    texts: bool = True,
+    bank: Sequence[str] | None = None,
+    dtype: Kind = "float16",
+    workers: int | None = None,
+    replace: bool = False,
+    root: Path | None = None,
+) -> Extracted:
+    """Store a teacher's rows of a corpus, go on where that stopped, or add what is new.
+
+    teacher: an Encoder or a reference that `load` takes. name: of the rows; None: the end of the reference.
+    views: augmented views to store besides the whole pictures. texts: whether the samples' own texts get rows.
+    bank: captions that get a row each; None: all that the corpus's banks have for its findings.
+    workers: processes; None: one a core, or one that uses a GPU. replace: whether rows of another teacher, or another
+    form, may be deleted first. root: the folder of all teachers' rows, where it is not the corpus's own.
+    Raises RequestError when other rows lie under that name, UserError for a row that is no number and for a full disk.
+    """
+    corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if replace and world > 1:
+        raise RequestError("several processes cannot replace rows", todo="delete the folder of the old ones first")
+    with _one_thread():
+        encoder = teacher if isinstance(teacher, Encoder) else load(teacher, _device())
+        reference = encoder.name if isinstance(teacher, Encoder) else str(teacher)
+        layout = layout_of(corpus, name or name_of(reference), root)
+        with only_writer(_place_of(layout, rank)):
+            workers = workers or _usual_workers(encoder)
+            stamp = _begun(corpus, layout, _stamp_of(encoder, reference, dtype, views), replace)
+            wants_texts = "texts" in stamp.sides and (texts or any(shard.texts is not None for shard in stamp.shards))
+            job = Job(corpus, encoder, layout, stamp, wants_texts, max(1, _cores() // workers))
+            if "texts" in stamp.sides and rank == 0:
+                _write_bank(job, bank_captions(corpus) if bank is None else bank)
+            mine = [shard for shard in range(rank, len(corpus.shards), world) if not job.is_enough(job.had(shard))]
+            for _ in track(_samples(job, mine, workers), f"images, {layout.folder.name}", _samples_in(job, mine)):
+                pass
+            return _finished(job, made=len(mine))
+
+
+def _stamp_of(encoder: Encoder, reference: str, dtype: Kind, views: Views | None) -> Stamp:
+    """What the rows of a model are made of, without any shard."""
+    views = views if "images" in encoder.sides else None
+    return Stamp(
+        format=FORMAT,
+        teacher=teacher_of(encoder, reference),
+        width=encoder.dim,
+        sides=encoder.sides,
+        head=head_of(encoder),
+        dtype=dtype,
+        views=views,
+        specimen=views.specimen() if views else None,
+    )
+
+
+def _begun(corpus: Corpus, layout: Layout, asked: Stamp, replace: bool) -> Stamp:
+    """The stamp to work towards: what was asked for, and what lies there already."""
+    with _alone(layout):
+        old = read_stamp(layout)
+        wrong = old.differences(asked) if old else []
+        if wrong and not replace:
+            todo = "take another name, or delete them first: `--replace`"
+            raise RequestError(f"rows with other {' and '.join(wrong)} lie there", where=layout.folder, todo=todo)
+        if wrong:
+            _check_alone(layout)
+        if old is None or wrong:
+            _clear(layout)
+            write_stamp(layout, asked)
+            return asked
+    for shard, facts in zip(old.shards, corpus.shards, strict=False):
+        if not is_of(shard, facts):
+            say(f"{layout.folder.name}: {shard.name} has changed, its rows are made anew")
+    return old.with_views(asked)
+
+
+def _check_alone(layout: Layout) -> None:
+    """Raises UserError while a process of another rank writes rows here."""
+    for place in layout.folder.glob(f"{PLACES}/[!0]*"):
+        with only_writer(place):
+            pass
+
+
+def _clear(layout: Layout) -> None:
+    """Delete all rows, the stamp last."""
+    shutil.rmtree(layout.folder / BUILD, ignore_errors=True)
+    for path in sorted(layout.folder.glob("[!.]*"), key=lambda path: path == layout.stamp):
+        path.unlink()
+
+
+def _write_bank(job: Job, captions: Sequence[str]) -> None:
+    """Give each caption a row that has none yet. The rows come first: a list that is behind them is still right."""
+    layout, kind = job.layout, job.stamp.dtype
+    known = read_json(layout.captions) if layout.captions.exists() else {"captions": [], "tokens": []}
+    new = sorted(set(captions) - set(known["captions"]))
+    if not new:
+        return
+    rows = encoded(embed_texts(job.encoder, new, lambda at: f"the caption {new[at]!r}"), kind)
+    before = np.load(layout.bank, allow_pickle=False)[: len(known["captions"])] if known["captions"] else rows[:0]
+    write_array(layout.bank, np.concatenate([before, rows]))
+    tokens = known["tokens"] + token_counts(job.encoder, new).tolist()
+    write_json(layout.captions, {"captions": known["captions"] + new, "tokens": tokens})
+
+
+def _samples(job: Job, shards: Sequence[int], workers: int) -> Iterator[None]:
+    """Make the rows of some shards; one item a sample that is done."""
+    done = _in_processes(job, shards, workers) if min(workers, len(shards)) > 1 else _here(job, shards)
+    return (None for count in done for _ in range(count))
+
+
+def _here(job: Job, shards: Sequence[int]) -> Iterator[int]:
+    for shard in shards:
+        yield from make_rows(job, shard)
+
+
+def _in_processes(job: Job, shards: Sequence[int], workers: int) -> Iterator[int]:
+    _jobs.append(job)
+    try:
+        yield from run(_in_worker, shards, "local", min(workers, len(shards)))
+    finally:
+        _jobs.pop()
+
+
+def _in_worker(shard: int) -> int:
+    torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    return sum(make_rows(_jobs[-1], shard))
+
+
+def _samples_in(job: Job, shards: Sequence[int]) -> int:
+    return sum(len(job.numbers(shard)) for shard in shards)
+
+
+def _finished(job: Job, made: int) -> Extracted:
+    """Write the stamp when all shards have their rows, by whatever process; what there is now."""
+    layout = job.layout
+    with _alone(layout):
+        found = [job.had(shard) for shard in range(len(job.corpus.shards))]
+        rows = [shard for shard in found if shard is not None]
+        left = sum(not job.is_enough(shard) for shard in found)
+        stamp = job.stamp.model_copy(update={"shards": tuple(rows)})
+        if not left and stamp != read_stamp(layout):
+            write_stamp(layout, stamp)
+            _forget(layout, len(rows))
+    return Extracted(
+        name=layout.folder.name,
+        folder=layout.folder,
+        width=stamp.width,
+        images=sum(shard.samples for shard in rows) if "images" in stamp.sides else 0,
+        views=job.views,
+        unread=sum(len(shard.unread) for shard in rows),
+        texts=sum(shard.texts or 0 for shard in rows),
+        cut=sum(shard.cut for shard in rows),
+        captions=len(read_json(layout.captions)["captions"]) if layout.captions.exists() else 0,
+        made=made,
+        left=left,
+    )
+
+
+def _forget(layout: Layout, shards: int) -> None:
+    """Remove the records, which the stamp says now, and rows of shards that the corpus has no more."""
+    shutil.rmtree(layout.folder / BUILD, ignore_errors=True)
+    for path in layout.folder.glob("*.npy"):
+        found = OF_A_SHARD.fullmatch(path.name)
+        if found and int(found[1]) >= shards:
+            path.unlink()
+
+
+@contextmanager
+def _alone(layout: Layout) -> Iterator[None]:
+    """Wait until no other process reads or writes the stamp."""
+    with filelock.FileLock(layout.folder / ".turn"):
+        yield
+
+
+def _place_of(layout: Layout, rank: int) -> Path:
+    """The folder whose lock says that a process of this rank writes rows."""
+    return layout.folder / PLACES / str(rank)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums in one order: rows do not depend on how many threads there are."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _device() -> str | None:
+    """This process's GPU under torchrun; else what `load` takes by itself."""
+    rank = os.environ.get("LOCAL_RANK")
+    return f"cuda:{rank}" if rank is not None and torch.cuda.is_available() else None
+
+
+def _usual_workers(encoder: Encoder) -> int:
+    """One process for a GPU, else one a core, shared with the other processes of this machine."""
+    on_gpu = any(parameter.is_cuda for parameter in encoder.model.parameters())
+    return 1 if on_gpu else max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,89 @@
+"""Where the rows of one teacher lie: CORPUS/features/NAME/ and its files, one of each kind a shard of the corpus."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from medweave.corpus.store import Corpus
+from medweave.errors import RequestError
+
+FOLDER = "features"
+STAMP = "stamp.json"
+BUILD = ".build"
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+OF_A_SHARD = re.compile(r"(?:image|text)-(\d{5,})\..*")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of one folder of features."""
+
+    folder: Path
+
+    @property
+    def stamp(self) -> Path:
+        """What the rows were made of."""
+        return self.folder / STAMP
+
+    def image(self, shard: int, view: int = 0) -> Path:
+        """Rows of the whole pictures, or of one augmented view of each."""
+        return self.folder / (f"image-{shard:05d}.v{view}.npy" if view else f"image-{shard:05d}.npy")
+
+    def text(self, shard: int) -> Path:
+        """Rows of the samples' own texts: those of the first sample, those of the second, …"""
+        return self.folder / f"text-{shard:05d}.npy"
+
+    def counts(self, shard: int) -> Path:
+        """How many texts each sample has, where that differs."""
+        return self.folder / f"text-{shard:05d}.counts.npy"
+
+    def tokens(self, shard: int) -> Path:
+        """How many tokens each text has before it is cut."""
+        return self.folder / f"text-{shard:05d}.tokens.npy"
+
+    def record(self, shard: int) -> Path:
+        """What is finished of a shard, until all are."""
+        return self.folder / BUILD / f"{shard:05d}.json"
+
+    @property
+    def bank(self) -> Path:
+        """Rows of captions."""
+        return self.folder / "bank.npy"
+
+    @property
+    def captions(self) -> Path:
+        """The captions of `bank`, in its order."""
+        return self.folder / "bank.json"
+
+    @property
+    def covered(self) -> Path:
+        """Which samples the teacher is trusted on."""
+        return self.folder / "covered.parquet"
+
+    @property
+    def standard(self) -> Path:
+        """Mean, rotation and scale of its rows."""
+        return self.folder / "standard.safetensors"
+
+
+def layout_of(corpus: Corpus, name: str, root: Path | None = None) -> Layout:
+    """The files of one teacher's rows. root: the folder of all teachers, where it is not the corpus's own.
+
+    Raises RequestError for a name that is no plain one, and for a remote corpus without `root`.
+    """
+    if not PLAIN.fullmatch(name):
+        raise RequestError(f"{name!r} is no name for features", todo="take letters, digits and . _ + -")
+    return Layout((root or corpus.local_path() / FOLDER) / name)
+
+
+def name_of(reference: str) -> str:
+    """A plain name for the rows of a model: the end of its reference, without what comes before a colon."""
+    parts = [part for part in Path(reference).parts if part not in ("/", "model")]
+    return plain(parts[-1] if Path(reference).exists() and parts else reference.partition(":")[2] or reference)
+
+
+def plain(name: str) -> str:
+    """A name with dashes for what a folder's name should not have."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-.") or "teacher"

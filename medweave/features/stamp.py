@@ -1,0 +1,176 @@
+"""What stored rows were made of: teacher, preprocessing, format and shards. Of anything else, they are not the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Literal
+
+from pydantic import Field
+
+from medweave.errors import RequestError, UserError
+from medweave.features.layout import Layout
+from medweave.features.rows import Kind
+from medweave.features.views import Views
+from medweave.files import hash_of, read_json, write_json
+from medweave.models.encoder import Encoder
+from medweave.recipe import Section, as_data, check
+
+FORMAT = 1
+Side = Literal["images", "texts"]
+WORDS = ("chest x-ray", "CT of the brain, no haemorrhage; follow-up in 3 months", "Adénocarcinome 5 µm")
+
+
+class Head(Section):
+    """A teacher's own scale and bias."""
+
+    scale: float = Field(description="logits are scale x cosine + bias")
+    bias: float = Field(description="0 for a softmax head")
+    kind: Literal["softmax", "sigmoid"] = Field(description="how logits become probabilities")
+
+
+class Teacher(Section):
+    """Whose rows they are. What is None is not known, or not there."""
+
+    name: str = Field(description="what the model calls itself")
+    reference: str = Field(description="what it was loaded by")
+    weights: str | None = Field(description="sha256 over all weights")
+    pixels: str | None = Field(description="hash of what it expects of an image")
+    tokens: str | None = Field(description="sha256 of its tokens of a few words")
+    context: int | None = Field(description="most tokens of a text; longer ones are cut")
+    preprocess: dict[str, Any] | None = Field(description="what it expects of an image")
+    domains: tuple[str, ...] | None = Field(description="modalities that it was made for")
+    licence: str | None = Field(description="as the model states it")
+    licence_class: str | None = Field(description="of that licence")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides its rows, in words for people."""
+        return {
+            "weights": self.weights,
+            "preprocessing": self.pixels,
+            "tokenizer": self.tokens,
+            "context": self.context,
+        }
+
+
+class ShardRows(Section):
+    """What there is of one shard."""
+
+    name: str = Field(description="the shard's file in the corpus")
+    sha256: str = Field(description="of that file")
+    samples: int = Field(description="its samples")
+    views: int = Field(0, description="augmented views that have rows")
+    texts: int | None = Field(None, description="texts that have rows; None: texts have none")
+    each: int | None = Field(None, description="texts of each sample, where all have as many; None: a file says it")
+    cut: int = Field(0, description="texts that are longer than the context")
+    unread: dict[int, str] = Field({}, description="place of a sample whose image cannot be read (its row is 0) -> why")
+
+
+class Stamp(Section):
+    """All that the rows of a folder depend on."""
+
+    format: int = Field(description="of the folder")
+    teacher: Teacher
+    width: int = Field(description="of a row")
+    sides: tuple[Side, ...] = Field(description="what the teacher embeds")
+    head: Head | None = Field(description="None where there is none, or where it is not known")
+    dtype: Kind = Field(description="of stored numbers")
+    views: Views | None = Field(description="augmented views")
+    specimen: str | None = Field(description="what the views make of a known picture")
+    shards: tuple[ShardRows, ...] = Field((), description="in the order of the corpus")
+
+    def differences(self, other: Stamp) -> list[str]:
+        """In what the rows of two stamps differ, whatever the shards and the number of views: words for a sentence."""
+        pairs = [(what, mine, other.teacher.identity[what]) for what, mine in self.teacher.identity.items()]
+        pairs += [("width", self.width, other.width), ("towers", self.sides, other.sides)]
+        pairs += [("numbers", self.dtype, other.dtype)]
+        if self.views and other.views:
+            pairs.append(("views", self.views, other.views.model_copy(update={"count": self.views.count})))
+        return [what for what, mine, theirs in pairs if mine != theirs]
+
+    def with_views(self, other: Stamp) -> Stamp:
+        """This stamp with as many views as the one of the two that has more."""
+        count = self.views.count if self.views else 0
+        more = other.views is not None and other.views.count > count
+        return self.model_copy(update={"views": other.views, "specimen": other.specimen}) if more else self
+
+    @property
+    def form(self) -> str:
+        """sha256 of what decides the rows of a shard, but for the shard itself."""
+        views = as_data(self.views) | {"count": None} if self.views else None
+        return hash_of([self.teacher.identity, self.dtype, views])
+
+    @property
+    def rows_hash(self) -> str:
+        """sha256 of what decides the rows of whole pictures and texts: what is computed from them is valid with it."""
+        return hash_of([self.teacher.identity, self.dtype, [[shard.name, shard.sha256] for shard in self.shards]])
+
+
+def read_stamp(layout: Layout) -> Stamp | None:
+    """The stamp of a folder; None where nothing was begun. Raises UserError for one that this version cannot read."""
+    if not layout.stamp.exists():
+        return None
+    data = read_json(layout.stamp)
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise UserError(f"features of another format than {FORMAT}", where=layout.stamp, todo="extract them again")
+    try:
+        return check(data, Stamp, where=layout.stamp)
+    except RequestError as error:
+        raise UserError(error.what) from None
+
+
+def write_stamp(layout: Layout, stamp: Stamp) -> None:
+    """Keep a stamp, whole or not at all."""
+    write_json(layout.stamp, as_data(stamp))
+
+
+def read_record(layout: Layout, shard: int, stamp: Stamp) -> ShardRows | None:
+    """What was made of a shard since the stamp was written last; None: nothing, or nothing of this teacher and form."""
+    path = layout.record(shard)
+    data = read_json(path) if path.exists() else {}
+    return ShardRows.model_validate(data["rows"]) if data.get("form") == stamp.form else None
+
+
+def write_record(layout: Layout, shard: int, stamp: Stamp, rows: ShardRows) -> None:
+    """Keep what was made of a shard until the stamp says it."""
+    write_json(layout.record(shard), {"form": stamp.form, "rows": as_data(rows)})
+
+
+def is_of(rows: ShardRows, facts: Mapping[str, Any]) -> bool:
+    """Whether rows are of a shard as the corpus has it now."""
+    return (rows.name, rows.sha256) == (facts["name"], facts["sha256"])
+
+
+def teacher_of(encoder: Encoder, reference: str) -> Teacher:
+    """What decides the rows of a model, and what goes with them."""
+    facts, domains = encoder.facts, encoder.facts.get("domains")
+    preprocess = encoder.preprocess if "images" in encoder.sides else None
+    return Teacher(
+        name=encoder.name,
+        reference=reference,
+        weights=encoder.weights_hash,
+        pixels=preprocess.hash if preprocess else None,
+        tokens=_tokens_hash(encoder) if "texts" in encoder.sides else None,
+        context=facts.get("context"),
+        preprocess=asdict(preprocess) if preprocess else None,
+        domains=tuple(domains) if isinstance(domains, list | tuple) else None,
+        licence=facts.get("licence"),
+        licence_class=facts.get("licence_class"),
+    )
+
+
+def head_of(encoder: Encoder) -> Head | None:
+    """The scale and bias of a model with two towers; None where its files do not tell them."""
+    if len(encoder.sides) < 2:
+        return None
+    try:
+        head = encoder.head
+    except UserError:
+        return None
+    return Head(scale=head.scale, bias=head.bias, kind=head.kind)
+
+
+def _tokens_hash(encoder: Encoder) -> str:
+    tokens = encoder.model.tokenize(list(WORDS))
+    return hash_of((tokens if hasattr(tokens, "tolist") else tokens["input_ids"]).tolist())

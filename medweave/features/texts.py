@@ -1,0 +1,46 @@
+"""Texts that get rows: how long they are before a teacher cuts them, and the captions of a corpus's banks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medweave.corpus.captions.bank import Bank, Triplet
+from medweave.corpus.sample import State
+from medweave.corpus.store import Corpus
+from medweave.models.encoder import Encoder
+from medweave.models.tokens import Tokens
+
+LONG = 2048  # tokens; no text is measured beyond
+MANY = 2**16 - 1
+
+
+def token_counts(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.uint16]:
+    """How many tokens each text has, those of its beginning and end among them, before any is cut: [m]."""
+    if not texts:
+        return np.zeros(0, np.uint16)
+    tokenize = encoder.model.tokenize
+    if isinstance(tokenize, Tokens):
+        tokens = tokenize.tokenizer(list(texts), context_length=LONG).numpy()
+        lengths = ((tokens != tokenize.pad) * np.arange(1, LONG + 1)).max(1)
+    else:
+        found = encoder.model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        lengths = np.array([len(tokens) for tokens in found])
+    return lengths.clip(0, MANY).astype(np.uint16)
+
+
+def bank_captions(corpus: Corpus) -> list[str]:
+    """Every caption that the corpus's banks have for a finding that is present in a sample: distinct, sorted."""
+    bank = Bank.load(corpus.banks())
+    return sorted({caption for triplet in triplets(corpus) for caption in bank.captions(*triplet)})
+
+
+def triplets(corpus: Corpus) -> set[Triplet]:
+    """Every (modality, anatomy, finding) that is present in a sample."""
+    found: set[Triplet] = set()
+    for batch in corpus.batches(["modality", "anatomy", "findings"]):
+        for modality, anatomy, findings in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            found.update((modality, anatomy, f["name"]) for f in findings or () if f["state"] == State.PRESENT)
+    return found

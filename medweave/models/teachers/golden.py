@@ -1,0 +1,76 @@
+"""Golden vectors: a copy of a teacher is right when it gives a fixed image and a fixed text the rows it should.
+
+What is kept are the first numbers of each unit row, in the teacher's card or in `golden.json` of a local copy.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medweave.errors import UserError
+from medweave.files import read_json, write_json
+from medweave.models.teachers.catalogue import Card, Golden
+from medweave.recipe import as_data, check
+
+if TYPE_CHECKING:
+    from medweave.models.encoder import Encoder
+
+FILE = "golden.json"
+NUMBERS = 8  # kept of each row
+TOLERANCE = 1e-3
+HEIGHT, WIDTH = 240, 320
+TEXT = "chest radiograph of an adult with a small pleural effusion on the right"
+
+
+def picture() -> NDArray[np.uint8]:
+    """The fixed image [240, 320, 3]: two ramps, a chequerboard and a bright disc, by whole numbers only."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    board = (x // 16 + y // 16) % 2 * 255
+    image = np.stack([x * 255 // (WIDTH - 1), y * 255 // (HEIGHT - 1), board], axis=-1)
+    image[(x - 100) ** 2 + (y - 120) ** 2 < 60**2] = 230
+    return image.astype(np.uint8)
+
+
+def measured(encoder: Encoder) -> Golden:
+    """The golden vectors of an encoder, for the sides that it has."""
+    image = encoder.embed_images(picture())[0] if "images" in encoder.sides else None
+    text = encoder.embed_texts(TEXT)[0] if "texts" in encoder.sides else None
+    return Golden(image=_kept(image), text=_kept(text))
+
+
+def write(encoder: Encoder, folder: Path) -> Path:
+    """Write `golden.json` into a copy that is known to be right."""
+    write_json(folder / FILE, as_data(measured(encoder)))
+    return folder / FILE
+
+
+def expected(card: Card, folder: Path) -> Golden | None:
+    """The golden vectors of a copy: those of its folder, else those of the card; None where neither has any."""
+    file = folder / FILE
+    return check(read_json(file), Golden, where=file) if file.is_file() else card.golden
+
+
+def deviations(encoder: Encoder, wanted: Golden) -> dict[str, float]:
+    """The largest difference of each side. Raises UserError when one is above the tolerance or a side is lacking."""
+    given, found = measured(encoder), {}
+    for side, right, ours in (("image", wanted.image, given.image), ("text", wanted.text, given.text)):
+        if right is None:
+            continue
+        if ours is None or len(right) > len(ours):
+            raise UserError(f"the golden vectors have a row of the {side}, which {encoder.name} cannot give")
+        found[side] = float(np.abs(np.array(right) - np.array(ours[: len(right)])).max())
+    wrong = [f"{side} {value:.4f}" for side, value in found.items() if not value <= TOLERANCE]
+    if wrong:
+        raise UserError(
+            f"{encoder.name} gives other rows than it should: off by {', '.join(wrong)}",
+            todo=f"{TOLERANCE} is allowed: another version of the weights, or of the preprocessing",
+        )
+    return found
+
+
+def _kept(row: NDArray[np.float32] | None) -> tuple[float, ...] | None:
+    return None if row is None else tuple(round(float(value), 6) for value in row[:NUMBERS])
