@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from medweave.training.positives import LabelSet
 from medweave.training.recipe import OBJECTIVES, ObjectiveRecipe
 
 Losses = dict[str, Tensor]
+SIDES = ("image", "text")
 
 
 @dataclass(frozen=True)
@@ -34,20 +36,88 @@ class Embeddings:
 
 
 @dataclass(frozen=True)
+class TeacherRows:
+    """What one teacher stored of a batch. image, text: [B, E] float32 unit rows, None for a side that it lacks.
+
+    gate: [B] in [0, 1], how far it is trusted on each sample; 0: it does not cover it, and its rows mean nothing.
+    """
+
+    gate: Tensor
+    image: Tensor | None = None
+    text: Tensor | None = None
+
+    def of(self, kept: Tensor) -> TeacherRows:
+        """The rows of some samples. kept: their places, int64, or a mask."""
+        kept = kept.to(self.gate.device)
+        image, text = (None if rows is None else rows[kept] for rows in (self.image, self.text))
+        return TeacherRows(self.gate[kept], image, text)
+
+    @property
+    def covered(self) -> Tensor:
+        """[B] bool."""
+        return self.gate > 0
+
+
+@dataclass(frozen=True)
+class Standard:
+    """How rows are standardised (PHI-S, 2410.01680): (row - mean) @ matrix has mean 0, each coordinate variance 1.
+
+    mean: [E], matrix: [E, E], a rotation by one factor; covariance: [E, E], of the rows as the teacher gives them.
+    """
+
+    mean: Tensor
+    matrix: Tensor
+    covariance: Tensor
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """[B, E] -> [B, E]."""
+        return (rows - self.mean.to(rows)) @ self.matrix.to(rows)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What is known of a teacher beforehand. scale: of its own head, None where it has none (one tower only).
+
+    image, text: how rows of that side are standardised; None for a side that it lacks.
+    """
+
+    scale: float | None
+    image: Standard | None
+    text: Standard | None
+
+    @property
+    def sides(self) -> list[str]:
+        """`image`, `text`, or both."""
+        return [side for side in SIDES if getattr(self, side) is not None]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What objectives know before the first step: the student's width and its teachers by name."""
+
+    width: int
+    teachers: Mapping[str, Teacher] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Batch:
     """What is known of the samples of a batch. numbers: [B] int64. labels: [B], None where nothing is known.
 
-    truth: [B, K] int8, which findings of the menu they show; None when no objective needs it.
+    truth: [B, K] int8, which findings of the menu they show; None when no objective needs it. rows: teacher -> its rows
+    of these samples. step: for what is drawn anew at each step.
     """
 
     numbers: Tensor
     labels: Sequence[LabelSet | None]
     truth: Tensor | None = None
+    rows: Mapping[str, TeacherRows] = field(default_factory=dict)
+    step: int = 0
 
     def of(self, kept: Tensor) -> Batch:
         """The batch of some samples. kept: their places, int64 on the CPU."""
         truth = None if self.truth is None else self.truth[kept]
-        return Batch(self.numbers[kept], [self.labels[at] for at in kept.tolist()], truth)
+        rows = {name: of_one.of(kept) for name, of_one in self.rows.items()}
+        return Batch(self.numbers[kept], [self.labels[at] for at in kept.tolist()], truth, rows, self.step)
 
 
 class Objective(nn.Module, ABC):
@@ -63,9 +133,9 @@ class Objective(nn.Module, ABC):
 class Objectives(nn.Module):
     """All losses of a recipe, as one."""
 
-    def __init__(self, recipes: Sequence[ObjectiveRecipe]) -> None:
+    def __init__(self, recipes: Sequence[ObjectiveRecipe], given: Given) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(build(recipe) for recipe in recipes)
+        self.parts = nn.ModuleList(build(recipe, given) for recipe in recipes)
 
     @property
     def menu_captions(self) -> int:
@@ -77,11 +147,29 @@ class Objectives(nn.Module):
         return {name: loss for part in self.parts for name, loss in part(student, batch).items()}
 
 
-def build(recipe: ObjectiveRecipe) -> Objective:
+def build(recipe: ObjectiveRecipe, given: Given) -> Objective:
     """The objective that a recipe names: class `Affinity` of `objectives/affinity.py`."""
     module = importlib.import_module(f"{OBJECTIVES}.{recipe.kind}")
-    objective: Objective = getattr(module, recipe.kind.title())(recipe)
+    objective: Objective = getattr(module, recipe.kind.title())(recipe, given)
     return objective
 
 
-__all__ = ["Batch", "Embeddings", "Losses", "Objective", "ObjectiveRecipe", "Objectives", "build"]
+def shares(gates: Tensor) -> Tensor:
+    """Each sample's attention, dealt to the teachers that cover it: [K, B] gates -> [K, B], columns sum to 1 or 0."""
+    return gates / gates.sum(0).clamp_min(torch.finfo(gates.dtype).tiny)
+
+
+__all__ = [
+    "Batch",
+    "Embeddings",
+    "Given",
+    "Losses",
+    "Objective",
+    "ObjectiveRecipe",
+    "Objectives",
+    "Standard",
+    "Teacher",
+    "TeacherRows",
+    "build",
+    "shares",
+]

@@ -28,7 +28,7 @@ from medweave.training.labels import NOTHING, Labels, labels_of
 from medweave.training.loader import Look, Steps
 from medweave.training.menu import Menu, findings_of
 from medweave.training.mix import Mix, mix_of
-from medweave.training.objective import Batch, Objectives
+from medweave.training.objective import Batch, Given, Objectives
 from medweave.training.optim import Average, optimiser_of
 from medweave.training.recipe import Recipe, TrainRecipe, section
 from medweave.training.run import Run
@@ -121,7 +121,7 @@ def prepare(recipe: Recipe, run: Run, data: Data, ranks: Ranks) -> Work:
     settings: TrainRecipe = section(recipe, "train")
     model = dual.build(section(recipe, "model"), recipe.seed).to(ranks.device)
     check_heads(recipe, model)
-    objectives = Objectives(settings.objectives).to(ranks.device)
+    objectives = Objectives(settings.objectives, Given(model.dim)).to(ranks.device)
     each = objectives.menu_captions
     menu = Menu(data.findings, data.captions.bank, recipe.seed, each) if each else None
     ranks.same_start([*model.state_dict().values(), *objectives.state_dict().values()])

@@ -28,7 +28,7 @@ def test_every_mistake_is_listed(tmp_path):
     text = str(error.value)
     assert "3 mistakes" in text
     assert "train.bach: no such key; did you mean batch" in text
-    assert "train.objectives.0: no kind 'contrastiv'; did you mean contrastive?" in text
+    assert "train.objectives.0: no kind 'contrastiv'; did you mean contrastive or interactive?" in text
     assert "train.mix.by" in text
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from medweave.training.objective import Batch, Embeddings, Objective, ObjectiveRecipe
+from medweave.training.objective import Batch, Embeddings, Given, Objective, ObjectiveRecipe
 from medweave.training.positives import Positives, positives_of
 from medweave.training.tiles import Ignore, log_sums, softplus_sum
 
@@ -32,7 +32,7 @@ class ContrastiveRecipe(ObjectiveRecipe):
 class Contrastive(Objective):
     """The contrastive loss over the whole global batch."""
 
-    def __init__(self, recipe: ContrastiveRecipe) -> None:
+    def __init__(self, recipe: ContrastiveRecipe, given: Given) -> None:
         super().__init__()
         self.recipe = recipe
 

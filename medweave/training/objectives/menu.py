@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medweave.training.menu import PRESENT, UNKNOWN
-from medweave.training.objective import Batch, Embeddings, Objective, ObjectiveRecipe
+from medweave.training.objective import Batch, Embeddings, Given, Objective, ObjectiveRecipe
 
 
 class MenuRecipe(ObjectiveRecipe):
@@ -34,7 +34,7 @@ class MenuRecipe(ObjectiveRecipe):
 class Menu(Objective):
     """Cross-entropy between an image's findings and its softmax over the menu."""
 
-    def __init__(self, recipe: MenuRecipe) -> None:
+    def __init__(self, recipe: MenuRecipe, given: Given) -> None:
         super().__init__()
         self.recipe = recipe
         self.menu_captions = recipe.captions

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from medweave.training.menu import ABSENT, PRESENT, UNKNOWN
-from medweave.training.objective import Batch, Embeddings
+from medweave.training.objective import Batch, Embeddings, Given
 from medweave.training.objectives.menu import Menu, MenuRecipe, menu_loss
 
 torch.set_num_threads(1)
@@ -77,6 +77,6 @@ def test_a_finding_is_the_mean_of_its_captions_and_the_loss_is_weighed():
     image, captions, scale = rows(4, 0), rows(6, 1).view(3, 2, 6), torch.tensor(math.e)
     truth = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 1, -1], [0, 0, 1]], dtype=torch.int8)
     student = Embeddings(image, image, scale, torch.tensor(0.0), captions)
-    losses = Menu(MenuRecipe(weight=0.5, captions=2))(student, Batch(torch.arange(4), [None] * 4, truth))
+    losses = Menu(MenuRecipe(weight=0.5, captions=2), Given(8))(student, Batch(torch.arange(4), [None] * 4, truth))
     means = torch.stack([functional.normalize(two.mean(0), dim=0) for two in captions])
     assert losses["menu"] == pytest.approx(0.5 * float(menu_loss(image, means, scale, truth)))

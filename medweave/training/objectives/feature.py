@@ -1,0 +1,116 @@
+"""Feature: through a head of its own for each teacher, the student's rows tell that teacher's rows.
+
+Targets are standardised (PHI-S, arXiv 2410.01680), image and text each in its own way, so that no teacher weighs more
+for the size of its vectors and no narrow cone hides what tells two samples apart. The distance is cosine and smooth-L1
+in equal shares, divided by what the teacher's mean row would get, a running mean: 1 means nothing learnt, 0 all, and
+no teacher weighs more because its rows lie further apart.
+Teacher dropping (UNIC, arXiv 2408.05088): of the teachers that cover a sample the worst learnt is kept, each other is
+left out with a chance. Lower is better; 0 when the student tells every row.
+B samples of the global batch, D student width, E teacher width, K teachers.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medweave.seeds import seed_of
+from medweave.training.objective import (
+    Batch,
+    Embeddings,
+    Given,
+    Losses,
+    Objective,
+    ObjectiveRecipe,
+    Standard,
+    TeacherRows,
+    shares,
+)
+
+MEMORY = 0.95  # of the running distance of the mean row
+
+
+class FeatureRecipe(ObjectiveRecipe):
+    """Settings of the feature objective."""
+
+    kind: Literal["feature"] = "feature"
+    hidden: int | None = Field(None, ge=1, description="width of a hidden layer in each head; None: linear heads")
+    heads: bool = Field(True, description="false: no heads; teachers must then be as wide as the student")
+    standardise: bool = Field(True, description="false: rows as the teacher gives them")
+    drop: float = Field(0.5, ge=0, le=1, description="chance that a teacher is left out of a sample, the worst kept")
+
+
+class Feature(Objective):
+    """The distance between the student's rows, through heads, and each teacher's."""
+
+    spread: Tensor
+
+    def __init__(self, recipe: FeatureRecipe, given: Given) -> None:
+        super().__init__()
+        self.recipe, self.names, self.teachers = recipe, list(given.teachers), given.teachers
+        self.heads = nn.ModuleDict()
+        for name, teacher in given.teachers.items():
+            for side in teacher.sides if recipe.heads else []:
+                self.heads[f"{name}:{side}"] = _head(given.width, len(getattr(teacher, side).mean), recipe.hidden)
+        self.register_buffer("spread", torch.zeros(len(self.names), 2))
+
+    def forward(self, student: Embeddings, batch: Batch) -> Losses:
+        """{"feature/NAME": scalar}: means over samples; what a teacher does not cover takes no part."""
+        gates = torch.stack([batch.rows[name].gate.to(student.image) for name in self.names])
+        distances = torch.stack([self._distance(at, name, student, batch) for at, name in enumerate(self.names)])
+        attention = shares(gates * self._kept(distances.detach(), gates, batch))
+        losses = self.recipe.weight * (attention * distances).sum(1) / len(batch.numbers)
+        return {f"feature/{name}": loss for name, loss in zip(self.names, losses, strict=True)}
+
+    def _distance(self, at: int, name: str, student: Embeddings, batch: Batch) -> Tensor:
+        """[B], as a share of the mean row's; the mean of both sides where a teacher has both."""
+        rows, sides = batch.rows[name], self.teachers[name].sides
+        covered = rows.covered.to(student.image.device)
+        parts = []
+        for place, side in enumerate(sides):
+            target, mean = self._target(rows, getattr(self.teachers[name], side), side, covered)
+            told = getattr(student, side)
+            told = self.heads[f"{name}:{side}"](told) if self.recipe.heads else told
+            parts.append(distance(told, target) / self._spread(at, place, mean, target[covered]))
+        return torch.where(covered, torch.stack(parts).mean(0), 0.0)
+
+    def _target(self, rows: TeacherRows, standard: Standard, side: str, covered: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, E], 0 where the teacher does not cover, for its rows there mean nothing; and the teacher's mean, [E]."""
+        target: Tensor = getattr(rows, side)
+        mean = standard.mean.to(target)
+        if self.recipe.standardise:
+            target, mean = standard(target), torch.zeros_like(mean)
+        return torch.where(covered[:, None], target, 0.0), mean
+
+    def _spread(self, at: int, place: int, mean: Tensor, known: Tensor) -> Tensor:
+        """The running distance of the teacher's mean row from its rows. known: [b, E], mean: [E]."""
+        if self.training and len(known):
+            now, before = distance(mean.expand_as(known), known).mean(), self.spread[at, place]
+            self.spread[at, place] = now if before == 0 else MEMORY * before + (1 - MEMORY) * now
+        spread = self.spread[at, place].clone()
+        return torch.where(spread > 0, spread, torch.ones_like(spread))
+
+    def _kept(self, distances: Tensor, gates: Tensor, batch: Batch) -> Tensor:
+        """[K, B] of 0 and 1: for each sample its worst-learnt teacher, and each other by lot."""
+        if self.recipe.drop == 0 or not self.training:
+            return torch.ones_like(gates)
+        worst = torch.where(gates > 0, distances, -1.0).argmax(0)
+        lot = torch.Generator().manual_seed(seed_of("teacher dropping", batch.step) % 2**63)
+        stays = torch.rand(gates.shape, generator=lot) >= self.recipe.drop
+        return stays.to(gates).scatter(0, worst[None], 1.0)
+
+
+def distance(told: Tensor, target: Tensor) -> Tensor:
+    """Half cosine distance, half smooth-L1 summed over directions and divided by their number: [B, E] twice -> [B]."""
+    cosine = 1 - functional.cosine_similarity(told, target, dim=-1)
+    return 0.5 * cosine + 0.5 * functional.smooth_l1_loss(told, target, reduction="none").mean(-1)
+
+
+def _head(width: int, wide: int, hidden: int | None) -> nn.Module:
+    if hidden is None:
+        return nn.Linear(width, wide)
+    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, wide))

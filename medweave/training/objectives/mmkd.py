@@ -1,0 +1,85 @@
+"""MMKD: the second stage of MMKD-CLIP (arXiv 2506.22567) as its code has it, for comparison.
+
+The paper's task loss stands beside it as `contrastive`; this file is 50 x the feature distance plus the interactive
+contrast, with one teacher for each sample, drawn at each step, that the student is not told: no heads, one frame.
+The paper projects each teacher by the first layer of an autoencoder; here it is the linear autoencoder of least error,
+the leading principal directions of each teacher's own rows, image and text together.
+`temperature: shipped` is the code's fixed 2.659 = ln(1 / 0.07), a logarithm used as if it were none; `meant` is a scale
+that starts at 1 / 0.07 and learns, at 100 or below. Lower is better.
+B samples of the global batch, D student width, E teacher width, K teachers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from medweave.errors import RequestError
+from medweave.seeds import seed_of
+from medweave.training.objective import Batch, Embeddings, Given, Losses, Objective, ObjectiveRecipe, Teacher
+from medweave.training.objectives.interactive import crossed
+
+FEATURE, START, MOST = 50.0, math.log(1 / 0.07), math.log(100)
+
+
+class MmkdRecipe(ObjectiveRecipe):
+    """Settings of the paper's distillation loss."""
+
+    kind: Literal["mmkd"] = "mmkd"
+    temperature: Literal["shipped", "meant"] = Field("shipped", description="2.659 for ever, or a scale that learns")
+
+
+class Mmkd(Objective):
+    """50 x mean squared distance to the drawn teacher's rows, and contrast with them."""
+
+    def __init__(self, recipe: MmkdRecipe, given: Given) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.names = [name for name, teacher in given.teachers.items() if len(teacher.sides) == 2]
+        if not self.names:
+            raise RequestError("mmkd needs a teacher with both towers", where="train.teachers")
+        self.frames = nn.ParameterList(
+            nn.Parameter(frame(given.teachers[name], given.width), requires_grad=False) for name in self.names
+        )
+        learns = recipe.temperature == "meant"
+        self.scale = nn.Parameter(torch.tensor(START), requires_grad=learns)
+
+    def forward(self, student: Embeddings, batch: Batch) -> Losses:
+        """{"mmkd/feature", "mmkd/interactive": scalars}. Uncovered samples take no part."""
+        gates = torch.stack([batch.rows[name].gate for name in self.names])
+        kept = (gates > 0).any(0).nonzero()[:, 0]
+        if len(kept) < 2:
+            return {"mmkd/feature": student.image.sum() * 0, "mmkd/interactive": student.text.sum() * 0}
+        drawn = self._drawn(gates[:, kept], batch)
+        image, text = (self._targets(side, kept, drawn, batch) for side in ("image", "text"))
+        kept = kept.to(student.image.device)
+        own_image, own_text = student.image[kept], student.text[kept]
+        feature = (own_image - image).square().mean() + (own_text - text).square().mean()
+        scale = self.scale if self.recipe.temperature == "shipped" else self.scale.clamp(max=MOST).exp()
+        contrast = 0.5 * (crossed(own_image, text, scale) + crossed(own_text, image, scale)).mean()
+        weight = self.recipe.weight
+        return {"mmkd/feature": weight * FEATURE * feature, "mmkd/interactive": weight * contrast}
+
+    def _drawn(self, gates: Tensor, batch: Batch) -> Tensor:
+        """One covering teacher for each sample: [B]."""
+        lot = torch.Generator().manual_seed(seed_of("one teacher a sample", batch.step) % 2**63)
+        return torch.multinomial((gates > 0).float().T.cpu(), 1, generator=lot)[:, 0]
+
+    def _targets(self, side: str, kept: Tensor, drawn: Tensor, batch: Batch) -> Tensor:
+        """The drawn teacher's rows of one side in the student's width: [B, D]."""
+        rows = [getattr(batch.rows[name], side)[kept] @ of for name, of in zip(self.names, self.frames, strict=True)]
+        return torch.stack(rows)[drawn.to(rows[0].device), torch.arange(len(kept), device=rows[0].device)]
+
+
+def frame(teacher: Teacher, width: int) -> Tensor:
+    """The projection [E, D] onto the leading principal directions; narrower teachers are filled up with zeros."""
+    assert teacher.image is not None and teacher.text is not None
+    sides = (teacher.image, teacher.text)
+    moments = [standard.covariance + torch.outer(standard.mean, standard.mean) for standard in sides]
+    _, directions = torch.linalg.eigh(sum(moments))
+    leading = directions.flip(1)[:, :width]
+    return nn.functional.pad(leading, (0, width - leading.shape[1])).contiguous()

@@ -1,0 +1,93 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.functional import cosine_similarity, smooth_l1_loss
+
+from medweave.training.objective import Batch, Embeddings, Given, Standard, Teacher, TeacherRows
+from medweave.training.objectives.feature import Feature, FeatureRecipe
+
+
+def naive(objective, given, student, batch):
+    """Sample by sample, nobody dropped: teacher -> loss."""
+    losses = dict.fromkeys(given.teachers, 0.0)
+    for i in range(len(batch.numbers)):
+        trusting = {name: float(batch.rows[name].gate[i]) for name in given.teachers}
+        for name, teacher in given.teachers.items():
+            if trusting[name] == 0:
+                continue
+            away = []
+            for side in teacher.sides:
+                standard, rows = getattr(teacher, side), getattr(batch.rows[name], side)
+                known = [standard(rows[j][None])[0] for j in range(len(rows)) if batch.rows[name].gate[j] > 0]
+                told = objective.heads[f"{name}:{side}"](getattr(student, side)[i])
+
+                def far(a, b):
+                    return 0.5 * (1 - cosine_similarity(a, b, dim=0)) + 0.5 * smooth_l1_loss(a, b)
+
+                mean = torch.zeros(len(standard.mean))  # of standardised rows
+                away.append(far(told, standard(rows[i][None])[0]) / (sum(far(mean, k) for k in known) / len(known)))
+            losses[name] = losses[name] + trusting[name] / sum(trusting.values()) * sum(away) / len(away)
+    return {f"feature/{name}": loss / len(batch.numbers) for name, loss in losses.items()}
+
+
+def test_values_and_gradients_are_the_naive_ones(student, given, batch):
+    objective = Feature(FeatureRecipe(drop=0.0), given)
+    found, expected = objective(student, batch), naive(objective, given, student, batch)
+    assert found.keys() == expected.keys()
+    inputs = [student.image, student.text, *objective.parameters()]
+    slopes = torch.autograd.grad(sum(found.values()), inputs)
+    right = torch.autograd.grad(sum(expected.values()), inputs)
+    for name in found:
+        assert found[name].item() == pytest.approx(expected[name].item(), rel=1e-5)
+    for own, other in zip(slopes, right, strict=True):
+        assert torch.allclose(own, other, rtol=1e-4, atol=1e-6)
+
+
+def test_what_a_teacher_does_not_cover_changes_nothing(student, given, batch, rows):
+    noise = replace(rows["some"], image=rows["some"].image.clone(), text=rows["some"].text.clone())
+    noise.image[7:], noise.text[7:] = torch.nan, 99.0
+    other = replace(batch, rows={**rows, "some": noise})
+    objective = Feature(FeatureRecipe(), given)
+    slopes = []
+    for one in (batch, other):
+        objective.spread.zero_()
+        slopes.append(torch.autograd.grad(sum(objective(student, one).values()), [student.image, student.text]))
+    assert all(torch.equal(a, b) for a, b in zip(*slopes, strict=True))
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_learn():
+    row = torch.nn.functional.normalize(torch.randn(9, 6), dim=-1)
+    plain = Standard(torch.zeros(6), torch.eye(6), torch.eye(6))
+    teachers = {"twin": Teacher(10.0, plain, plain)}
+    objective = Feature(FeatureRecipe(heads=False, standardise=False, drop=0.0), Given(6, teachers))
+    batch = Batch(torch.arange(9), [None] * 9, rows={"twin": TeacherRows(torch.ones(9), row, row)})
+    losses = objective(Embeddings(row, row, torch.tensor(10.0), torch.zeros(())), batch)
+    assert losses["feature/twin"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_mean_row_costs_one(given, batch, student):
+    objective = Feature(FeatureRecipe(drop=0.0), given)
+    objective(student, batch)  # measures what the mean row costs
+    for parameter in objective.parameters():
+        parameter.data.zero_()
+    objective.eval()
+    assert sum(objective(student, batch).values()).item() == pytest.approx(1, rel=0.02)  # attention differs by sample
+
+
+def test_the_worst_learnt_is_kept_and_others_are_dropped_by_chance(student, given, batch):
+    objective = Feature(FeatureRecipe(drop=0.5), given)
+    gates = torch.stack([batch.rows[name].gate for name in given.teachers])
+    distances = torch.rand(3, 10)
+    kept = [objective._kept(distances, gates, replace(batch, step=step)) for step in range(200)]
+    worst = torch.where(gates > 0, distances, -1.0).argmax(0)
+    assert all(bool((k.gather(0, worst[None]) == 1).all()) for k in kept)
+    others = torch.stack(kept).mean(0)[torch.arange(3)[:, None] != worst[None]]
+    assert others.min() > 0.35 and others.max() < 0.65
+    assert torch.equal(kept[5], objective._kept(distances, gates, replace(batch, step=5)))
+
+
+def test_every_parameter_learns(student, given, batch):
+    objective = Feature(FeatureRecipe(hidden=4), given)
+    sum(objective(student, batch).values()).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in objective.parameters())

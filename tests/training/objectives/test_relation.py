@@ -1,0 +1,32 @@
+import pytest
+import torch
+
+from medweave.training.objective import Embeddings
+from medweave.training.objectives.relation import Relation, RelationRecipe
+
+
+def away(theirs, own, scale):
+    hidden = torch.eye(len(own), dtype=torch.bool)
+    a, b = ((scale * x @ x.T).masked_fill(hidden, -torch.inf).log_softmax(1) for x in (theirs, own))
+    return torch.where(hidden, 0.0, a.exp() * (a - b).masked_fill(hidden, 0.0)).sum(1)
+
+
+def test_teachers_with_one_tower_teach_that_side(student, given, batch):
+    losses = Relation(RelationRecipe(scale=7.0), given)(student, batch)
+    assert losses.keys() == {"relation/eyes/image"}
+    expected = away(batch.rows["eyes"].image, student.image, 7.0).mean()
+    assert losses["relation/eyes/image"].item() == pytest.approx(expected.item(), rel=1e-4)
+    own, right = (torch.autograd.grad(x, student.image)[0] for x in (losses["relation/eyes/image"], expected))
+    assert torch.allclose(own, right, rtol=1e-4, atol=1e-6)
+
+
+def test_all_teachers_may_teach_both_sides(student, given, batch):
+    losses = Relation(RelationRecipe(which="all"), given)(student, batch)
+    sides = [f"relation/{name}/{side}" for name, side in (("both", "image"), ("some", "image"), ("eyes", "image"))]
+    assert losses.keys() == {*sides, "relation/both/text", "relation/some/text"}
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(given, batch, rows):
+    image = rows["eyes"].image
+    losses = Relation(RelationRecipe(), given)(Embeddings(image, image, torch.tensor(9.0), torch.zeros(())), batch)
+    assert losses["relation/eyes/image"].item() == pytest.approx(0, abs=1e-5)
