@@ -25,15 +25,20 @@ def codes(column: pa.ChunkedArray, names: Sequence[str]) -> np.ndarray:
     return found.fill_null(-1).to_numpy().astype(np.int64)
 
 
+def flat(findings: pa.Array) -> tuple[np.ndarray, pa.Array, pa.Array]:
+    """All findings of a column of them, one after the other: row int64 [m], name [m], state [m]."""
+    inside = pc.list_flatten(findings)
+    row = pc.list_parent_indices(findings).to_numpy(zero_copy_only=False).astype(np.int64)
+    return row, inside.field("name"), inside.field("state")
+
+
 def labels(table: pa.Table, state: State | None = None) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """(row int64 [m], finding int64 [m] into names, names) of all labels, or of those in one state."""
-    column = table["findings"].combine_chunks()
-    rows = pc.list_parent_indices(column).to_numpy(zero_copy_only=False).astype(np.int64)
-    flat = pc.list_flatten(column)
-    finding, names = numbers(pa.chunked_array([flat.field("name")]))
+    rows, name, states = flat(table["findings"].combine_chunks())
+    finding, names = numbers(pa.chunked_array([name]))
     if state is None:
         return rows, finding, names
-    some = pc.equal(flat.field("state"), str(state)).to_numpy(zero_copy_only=False)
+    some = pc.equal(states, str(state)).to_numpy(zero_copy_only=False)
     return rows[some], finding[some], names
 
 

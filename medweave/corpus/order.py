@@ -12,7 +12,7 @@ S strata, B samples a batch, K steps a period.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,7 @@ Hashes = NDArray[np.uint64]
 PERIOD = 4096  # steps after which the quotas repeat; the least share of a stratum is one sample a period
 ROUNDS = 10
 GOLDEN = 0x9E3779B97F4A7C15
+STRETCH = 2**20  # samples whose numbers are held at a time
 
 
 @dataclass(frozen=True)
@@ -45,24 +46,49 @@ class Ranges:
         return cls(np.append(numbers[:1], numbers[cuts + 1]).astype(np.int64), ends.astype(np.int64) + 1)
 
     @classmethod
+    def of_run(cls, start: int, stop: int) -> Ranges:
+        """The one range [start, stop)."""
+        return cls(np.array([start]), np.array([stop]))
+
+    @classmethod
+    def of_mask(cls, mask: NDArray[np.bool_]) -> Ranges:
+        """The ranges of the samples that are True. mask: [samples]."""
+        edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
+        return cls(edges[::2], edges[1::2])
+
+    @classmethod
     def joined(cls, parts: Sequence[Ranges]) -> Ranges:
-        """The ranges of parts that follow each other."""
-        starts = np.concatenate([part.starts for part in parts]) if parts else np.empty(0, np.int64)
-        stops = np.concatenate([part.stops for part in parts]) if parts else np.empty(0, np.int64)
-        return cls(starts.astype(np.int64), stops.astype(np.int64))
+        """The ranges of parts that follow each other; runs that touch become one."""
+        starts = np.concatenate([np.empty(0, np.int64), *(part.starts for part in parts)])
+        stops = np.concatenate([np.empty(0, np.int64), *(part.stops for part in parts)])
+        apart = starts[1:] != stops[:-1]
+        return cls(starts[np.append(True, apart)[: len(starts)]], stops[np.append(apart, True)[: len(stops)]])
 
     def __len__(self) -> int:
         return int((self.stops - self.starts).sum())
 
     def numbers(self) -> Numbers:
         """Every sample number, ascending: int64 [n]."""
-        runs = [np.arange(start, stop) for start, stop in zip(self.starts, self.stops, strict=True)]
-        return np.concatenate(runs) if runs else np.empty(0, np.int64)
+        lengths = self.stops - self.starts
+        return np.arange(len(self)) + np.repeat(self.stops - np.cumsum(lengths), lengths)
+
+    def pieces(self) -> Iterator[Numbers]:
+        """Every sample number, ascending, those of one stretch of the corpus at a time."""
+        first, last = (int(self.starts[0]), int(self.stops[-1])) if len(self.starts) else (0, 0)
+        for start in range(first, last, STRETCH):
+            yield self.within(start, start + STRETCH).numbers()
+
+    def mask(self, samples: int) -> NDArray[np.bool_]:
+        """Which of the first `samples` samples are in these ranges, that lie among them: [samples]."""
+        inside = np.zeros(samples + 1, np.int8)
+        inside[self.starts] += 1
+        inside[self.stops] -= 1
+        return np.cumsum(inside[:-1], dtype=np.int8).view(bool)
 
     def within(self, start: int, stop: int) -> Ranges:
         """The part of these ranges that lies in [start, stop)."""
-        starts, stops = np.maximum(self.starts, start), np.minimum(self.stops, stop)
-        return Ranges(starts[starts < stops], stops[starts < stops])
+        here = slice(np.searchsorted(self.stops, start, side="right"), np.searchsorted(self.starts, stop))
+        return Ranges(np.maximum(self.starts[here], start), np.minimum(self.stops[here], stop))
 
     def without(self, numbers: Iterable[int]) -> Ranges:
         """These ranges less `numbers`. The work grows with the runs and the numbers, not with the samples."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from medweave.corpus.order import Numbers
 from medweave.corpus.remote import Place
 from medweave.errors import RequestError, unknown_name
 from medweave.files import only_writer, whole_file
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from medweave.corpus.store import Corpus
 
 WITHDRAWN = "withdrawn.parquet"
+PIECES, LEAST = 16, 65_536  # a large table of ids is read in so many pieces, of at least so many rows
 
 
 def file_of(name: str) -> str:
@@ -27,12 +29,36 @@ def file_of(name: str) -> str:
     return f"overlays/{name}.parquet"
 
 
-def read(place: Place, name: str) -> pa.Table:
-    """An overlay's table. Raises RequestError when there is none of that name."""
+def path_of(place: Place, name: str) -> Path:
+    """A local file with an overlay's table. Raises RequestError when there is none of that name."""
     path = place.local(file_of(name), changing=True)
     if not path.exists():
         raise unknown_name("overlay", name, [other.stem for other in path.parent.glob("*.parquet")], where=path.parent)
-    return pq.read_table(path)
+    return path
+
+
+def read(place: Place, name: str) -> pa.Table:
+    """An overlay's table. Raises RequestError when there is none of that name."""
+    return pq.read_table(path_of(place, name))
+
+
+def pieces(corpus: Corpus, name: str, columns: Sequence[str]) -> Iterator[tuple[Numbers, pa.RecordBatch]]:
+    """An overlay piece by piece: the numbers of its samples, and its other columns for them.
+
+    Ids that the corpus does not have are left out. Raises RequestError when the overlay or a column is not there.
+    """
+    with pq.ParquetFile(path_of(corpus.place, name)) as file:
+        absent = [column for column in columns if column not in file.schema_arrow.names]
+        if absent:
+            raise RequestError(f"the overlay has no column {absent[0]!r}", where=name)
+        for batch in file.iter_batches(piece(file.metadata.num_rows), columns=["id", *columns]):
+            numbers = corpus.numbers_of(batch["id"])
+            yield numbers[numbers >= 0], batch.select(columns).filter(pa.array(numbers >= 0))
+
+
+def piece(rows: int) -> int:
+    """The rows of one piece of a table with so many rows."""
+    return max(LEAST, -(-rows // PIECES))
 
 
 def write(corpus: Corpus, name: str, table: pa.Table) -> None:

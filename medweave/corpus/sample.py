@@ -37,6 +37,9 @@ class State(StrEnum):
     UNKNOWN = "unknown"
 
 
+STATES = tuple(map(str, State))
+
+
 @dataclass(frozen=True)
 class Text:
     """One text of a sample, in the owner's words. kind: one of TEXT_KINDS."""

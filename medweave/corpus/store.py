@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from medweave.corpus import overlays, verify
 from medweave.corpus.address import address
+from medweave.corpus.corrections import Corrections
 from medweave.corpus.order import Numbers
 from medweave.corpus.recipe import LimitsRecipe
 from medweave.corpus.remote import LocalFolder, Place, RemoteFolder, cache_folder
@@ -32,6 +33,8 @@ FORMAT = 1
 BANKS, FINDINGS = "captions", "findings.yaml"
 PLACES = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("length", "<u4"), ("stratum", "<u2")])
 NEIGHBOURS = 64  # samples that one remote read brings
+ROWS = 8192  # rows of the index that are held at a time
+Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 
 
 @dataclass(frozen=True)
@@ -49,22 +52,31 @@ class Corpus:
     """A built corpus, open for reading; safe to share with threads, forked and spawned workers.
 
     path: its folder or URL. facts: corpus.json. hash: of its whole content. strata: in order of sample numbers.
+    labels: the overlay whose findings stand in place of those that were built in; None: no overlay.
     """
 
-    def __init__(self, path: Path | str, place: Place, facts: dict[str, Any]) -> None:
-        self.path, self.facts = path, facts
+    def __init__(self, path: Path | str, place: Place, facts: dict[str, Any], labels: str | None = None) -> None:
+        self.path, self.facts, self.labels = path, facts, labels
         self.hash: str = facts["hash"]
         self.shards: list[dict[str, Any]] = facts["shards"]
         self.strata = list(_strata(facts["strata"]))
         self.place = place
         self._table = LocalFolder(place.local("places.npy").parent)
         self._first_place = _first_place(place.local("places.npy"), len(self))
+        self._corrections: Corrections | None = None
+        if labels is not None:
+            self._corrections = Corrections.read(self, labels)
 
     def __len__(self) -> int:
         return int(self.facts["samples"])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_corpus, (self.path, self.place.root if isinstance(self.place, RemoteFolder) else None)
+        cache = self.place.root if isinstance(self.place, RemoteFolder) else None
+        return open_corpus, (self.path, cache, self.labels)
+
+    def with_labels(self, name: str | None) -> Corpus:
+        """The same corpus with the findings that an overlay of labels corrects; None: as it was built."""
+        return Corpus(self.path, self.place, self.facts, name)
 
     @property
     def block(self) -> int:
@@ -97,33 +109,47 @@ class Corpus:
             tail = self._bytes(number, shard, offset + length, offset + length + ahead)
             found = read_fields(tail, length)
             if found is not None:
-                return found
+                return self._corrected_fields(number, found)
             if len(tail) < ahead:
                 raise self._cut_short(shard)
             ahead *= 8
 
     def index(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """The index, one row a sample: [len(self), columns]."""
-        unknown = [name for name in columns or () if name not in INDEX.names]
-        if unknown:
-            raise unknown_name("column of the index", unknown[0], INDEX.names)
-        names = None if columns is None else list(columns)
-        return pq.read_table(self._file("index.parquet"), columns=names).slice(0, len(self))
+        """The index, one row a sample: [len(self), columns]. In memory: for a large corpus see `batches` and `take`."""
+        names = INDEX.names if columns is None else list(columns)
+        _check_columns(names)
+        table = pq.read_table(self._file("index.parquet"), columns=names).slice(0, len(self))
+        return self._corrected(np.arange(len(self)), table)
 
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """The index in pieces, front to back, for corpora larger than memory."""
-        left = len(self)
+    def batches(self, columns: Sequence[str], size: int = ROWS) -> Iterator[pa.RecordBatch]:
+        """The index in pieces of up to `size` rows, front to back, for corpora larger than memory."""
+        first = 0
         with pq.ParquetFile(self._file("index.parquet")) as file:
-            for batch in file.iter_batches(columns=list(columns)):
-                yield batch.slice(0, left)
-                left -= min(left, len(batch))
+            for batch in file.iter_batches(size, columns=list(columns)):
+                rows = batch.slice(0, len(self) - first)
+                yield self._corrected(np.arange(first, first + len(rows)), rows)
+                first += len(rows)
 
-    def numbers_of(self, ids: Sequence[str]) -> Numbers:
+    def take(self, numbers: Numbers, columns: Sequence[str]) -> pa.Table:
+        """Some rows of the index, as they were asked for; parts of the file that hold none of them are not read."""
+        _check_columns(columns)
+        wanted, back = np.unique(numbers, return_inverse=True)
+        parts = [pa.schema([INDEX.field(name) for name in columns]).empty_table()]
+        with pq.ParquetFile(self._file("index.parquet")) as file:
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            starts = np.cumsum([0, *sizes])
+            ends = np.searchsorted(wanted, starts)
+            for group in np.flatnonzero(np.diff(ends)).tolist():
+                inside = wanted[ends[group] : ends[group + 1]] - starts[group]
+                parts.append(file.read_row_group(group, columns=list(columns)).take(pa.array(inside)))
+        return self._corrected(wanted, pa.concat_tables(parts)).take(pa.array(back))
+
+    def numbers_of(self, ids: Sequence[str] | pa.Array) -> Numbers:
         """The numbers of samples by id, -1 for an id that is not there: int64 [n]. Streams the index."""
         wanted = pa.array(ids, pa.string())
         found = np.full(len(wanted), -1, np.int64)
         first = 0
-        for batch in self.batches(["id"]):
+        for batch in self.batches(["id"], overlays.piece(len(self))):
             at = pc.index_in(wanted, value_set=batch.column(0))
             found[np.asarray(at.is_valid())] = first + at.drop_null().to_numpy()
             first += len(batch)
@@ -133,18 +159,31 @@ class Corpus:
         """An overlay's table: id and its columns. Raises RequestError when there is none of that name."""
         return overlays.read(self.place, name)
 
+    def overlay_pieces(self, name: str, columns: Sequence[str]) -> Iterator[tuple[Numbers, pa.RecordBatch]]:
+        """An overlay piece by piece: the numbers of its samples, and these columns for them."""
+        return overlays.pieces(self, name, columns)
+
     def has_overlay(self, name: str) -> bool:
         """Whether there is an overlay of that name."""
         return self.place.local(overlays.file_of(name), changing=True).exists()
 
     def overlay_hash(self, name: str) -> str:
         """sha256 of an overlay, for the results that rest on it."""
-        overlays.read(self.place, name)
-        return hash_of_file(self.place.local(overlays.file_of(name)))
+        return hash_of_file(overlays.path_of(self.place, name))
+
+    def overlay_hashes(self, *names: str | None) -> dict[str, str]:
+        """`overlay NAME` -> sha256 of the overlay, for the inputs of what rests on it; None is no overlay."""
+        return {f"overlay {name}": self.overlay_hash(name) for name in names if name is not None}
 
     def write_overlay(self, name: str, table: pa.Table) -> None:
         """Keep a table of id and other columns beside the corpus. Raises RequestError for ids that are not there."""
         overlays.write(self, name, table)
+
+    def write_labels(self, file: Path | str, name: str) -> int:
+        """Keep the corrected labels of a table with the columns id, finding, state as an overlay; how many they are."""
+        from medweave.corpus.correct import write_labels
+
+        return write_labels(self, file, name)
 
     def withdrawn(self) -> set[int]:
         """The numbers of the samples that must not be used any more."""
@@ -168,7 +207,7 @@ class Corpus:
 
     def verify(self) -> None:
         """Read every byte again. Raises UserError naming each damaged file and what to do."""
-        damaged = verify.damaged(self)
+        damaged = verify.damaged(self.with_labels(None))
         if damaged:
             raise UserError(f"damaged: {', '.join(damaged)}", where=self.path, todo=verify.REMEDY)
 
@@ -188,6 +227,19 @@ class Corpus:
         if not path.exists():
             raise UserError("missing", where=f"{self.path}/{name}", todo=verify.REMEDY)
         return path
+
+    def _corrected(self, numbers: Numbers, rows: Rows) -> Rows:
+        """Rows of the index, of samples in ascending order, with the findings of the overlay of labels."""
+        place = rows.schema.get_field_index("findings")
+        if self._corrections is None or place < 0:
+            return rows
+        findings = self._corrections.applied(numbers, rows.column(place))
+        return rows.set_column(place, rows.schema.field(place), findings)
+
+    def _corrected_fields(self, number: int, fields: dict[str, Any]) -> dict[str, Any]:
+        if self._corrections is None:
+            return fields
+        return fields | {"findings": fields["findings"] | self._corrections.of(number)}
 
     def _where(self, number: int) -> tuple[int, int, int]:
         if not 0 <= number < len(self):
@@ -218,20 +270,27 @@ class Corpus:
         return DamagedError("the shard is cut short", where=f"{self.path}/{self.shard_file(shard)}", todo=verify.REMEDY)
 
 
-def open_corpus(path: Path | str, cache: Path | None = None) -> Corpus:
+def open_corpus(path: Path | str, cache: Path | None = None, labels: str | None = None) -> Corpus:
     """Open a built corpus: a folder, or an fsspec URL whose parts are kept in `cache`.
 
-    Raises RequestError when nothing is there, UserError when the corpus is not readable.
+    labels: an overlay of corrected labels. Raises RequestError when there is no such corpus or overlay, UserError when
+    it is not readable.
     """
     try:
         where = address(path)
     except ValueError as error:
         raise RequestError(str(error)) from None
     if isinstance(where, Path):
-        return Corpus(where, LocalFolder(where), _facts(LocalFolder(where), where))
+        return Corpus(where, LocalFolder(where), _facts(LocalFolder(where), where), labels)
     root = cache or cache_folder()
     facts = _facts(RemoteFolder(where, root), where)
-    return Corpus(where, RemoteFolder(where, root, facts["hash"]), facts)
+    return Corpus(where, RemoteFolder(where, root, facts["hash"]), facts, labels)
+
+
+def _check_columns(names: Sequence[str]) -> None:
+    unknown = [name for name in names if name not in INDEX.names]
+    if unknown:
+        raise unknown_name("column of the index", unknown[0], INDEX.names)
 
 
 def corpus_at(path: Path | str | None) -> Corpus | None:

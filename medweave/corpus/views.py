@@ -1,16 +1,20 @@
 """Parts of a corpus as ranges of sample numbers: a split, one side of a fold, and the strata inside. None is withdrawn.
 
 A split's ranges come from corpus.json alone, so a reading worker's memory does not grow with the corpus. A fold's come
-from an overlay: one small row a sample.
+from an overlay that is read piece by piece: one byte a sample.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from medweave.corpus.order import Numbers, Ranges
+from medweave.corpus.order import Ranges
 from medweave.corpus.store import Corpus
 from medweave.errors import RequestError, unknown_name
 
@@ -25,32 +29,50 @@ def split_view(corpus: Corpus, split: str | None = None, overlay: str | None = N
     if overlay is None:
         runs = [(s.start, s.stop) for s in corpus.strata if split in (None, s.split)]
         return _kept(corpus, _runs(runs))
-    numbers, columns = _overlay(corpus, overlay, ["split"])
-    return _kept(corpus, Ranges.of(numbers[columns["split"] == split] if split else numbers))
+    mask = np.zeros(len(corpus), bool)
+    for numbers, columns in corpus.overlay_pieces(overlay, ["split"]):
+        mask[numbers] = np.asarray(pc.equal(columns["split"], split)) if split else True
+    return _kept(corpus, Ranges.of_mask(mask))
 
 
-def fold_view(corpus: Corpus, fold: int, side: str, overlay: str = "folds") -> Ranges:
-    """One side of a fold: test is the fold itself, validation the inner part 0 of the others, train the rest."""
+def fold_view(corpus: Corpus, fold: int, side: str, overlay: str = "folds", others: Ranges | None = None) -> Ranges:
+    """One side of a fold: test is the fold itself, validation the inner part 0 of the others, train the rest.
+
+    others: samples that are on this side too where the overlay does not name them. Raises RequestError for a fold or
+    side that there is none of.
+    """
     if side not in SIDES:
         raise unknown_name("side of a fold", side, SIDES)
-    numbers, columns = _overlay(corpus, overlay, ["fold", "inner"])
-    folds = np.unique(columns["fold"])
+    mask = np.zeros(len(corpus), bool) if others is None else others.mask(len(corpus))
+    folds: set[int] = set()
+    for numbers, columns in corpus.overlay_pieces(overlay, ["fold", "inner"]):
+        folds.update(columns["fold"].unique().to_pylist())
+        mask[numbers] = _on_side(columns, fold, side)
     if fold not in folds:
-        raise RequestError(f"no fold {fold}", where=overlay, todo=f"there are {folds.min()} to {folds.max()}")
-    test = columns["fold"] == fold
-    validation = ~test & (columns["inner"] == 0)
-    masks = {"test": test, "validation": validation, "train": ~test & ~validation}
-    return _kept(corpus, Ranges.of(numbers[masks[side]]))
+        known = f"there are {min(folds)} to {max(folds)}" if folds else None
+        raise RequestError(f"overlay {overlay} has no fold {fold}", todo=known)
+    return _kept(corpus, Ranges.of_mask(mask))
 
 
-def strata_of(corpus: Corpus, view: Ranges, by: By = "source") -> dict[str, Ranges]:
-    """A view cut into its sources or modalities; those with no sample in it are left out."""
+def strata_of(corpus: Corpus, view: Ranges, by: By = "source", leave_out: Collection[str] = ()) -> dict[str, Ranges]:
+    """A view cut into its sources or modalities, without the sources `leave_out`; those with no sample in it are none.
+
+    In the order in which the corpus has their first samples of the view.
+    """
     parts: dict[str, list[Ranges]] = {}
     for stratum in corpus.strata:
-        name = "all" if by == "all" else getattr(stratum, by)
-        parts.setdefault(name, []).append(view.within(stratum.start, stratum.stop))
-    joined = {name: Ranges.joined(ranges) for name, ranges in parts.items()}
-    return {name: ranges for name, ranges in joined.items() if len(ranges)}
+        part = view.within(stratum.start, stratum.stop)
+        if len(part) and stratum.source not in leave_out:
+            parts.setdefault("all" if by == "all" else getattr(stratum, by), []).append(part)
+    return {name: Ranges.joined(ranges) for name, ranges in parts.items()}
+
+
+def _on_side(columns: pa.RecordBatch, fold: int, side: str) -> NDArray[np.bool_]:
+    """Which rows of an overlay of folds are on one side of a fold."""
+    folds, inner = (columns[name].to_numpy(zero_copy_only=False) for name in ("fold", "inner"))
+    if side == "test":
+        return folds == fold
+    return (folds != fold) & ((inner == 0) == (side == "validation"))
 
 
 def _runs(runs: list[tuple[int, int]]) -> Ranges:
@@ -60,13 +82,3 @@ def _runs(runs: list[tuple[int, int]]) -> Ranges:
 
 def _kept(corpus: Corpus, ranges: Ranges) -> Ranges:
     return ranges.without(corpus.withdrawn())
-
-
-def _overlay(corpus: Corpus, name: str, columns: list[str]) -> tuple[Numbers, dict[str, np.ndarray]]:
-    """An overlay's sample numbers and columns, row by row."""
-    table = corpus.overlay(name)
-    absent = [column for column in columns if column not in table.column_names]
-    if absent:
-        raise RequestError(f"the overlay has no column {absent[0]!r}", where=name)
-    numbers = corpus.numbers_of(table.column("id").to_pylist())
-    return numbers, {column: table.column(column).to_numpy(zero_copy_only=False) for column in columns}

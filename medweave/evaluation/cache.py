@@ -105,7 +105,6 @@ class Embedder:
 
     def __init__(self, encoder: EncoderLike, corpus: Corpus, folder: Path, batch: int) -> None:
         self.encoder, self.corpus, self.batch = encoder, corpus, batch
-        self.sha256 = corpus.index(["sha256"])["sha256"].to_numpy(zero_copy_only=False)
         self.preprocess_hash = str(encoder.preprocess.hash)
         self._folder = folder
         self._drawers: dict[str, Drawer] = {}
@@ -131,16 +130,16 @@ class Embedder:
         return drawer.get([keys[text] for text in texts])
 
     def _of_images(self, kind: str, embed: Callable[..., Rows], numbers: NDArray[np.int64]) -> Rows:
-        drawer = self._drawer(kind)
-        number_of = dict(zip(self.sha256[numbers].tolist(), numbers.tolist(), strict=True))
-        new = drawer.missing(self.sha256[numbers].tolist())
+        drawer, sha256 = self._drawer(kind), self.corpus.take(numbers, ["sha256"])["sha256"].to_pylist()
+        number_of = dict(zip(sha256, numbers.tolist(), strict=True))
+        new = drawer.missing(sha256)
         stream = progress.track(new, f"{kind} of {self.encoder.name}", len(new))
         for start in range(0, len(new), CHUNK):
             keys = new[start : start + CHUNK]
             images = (self.corpus.read(number_of[key]) for key in islice(stream, len(keys)))
             drawer.add(keys, np.asarray(embed(images, batch=self.batch)))
         deque(stream, maxlen=0)
-        return drawer.get(self.sha256[numbers].tolist())
+        return drawer.get(sha256)
 
     def _drawer(self, kind: str) -> Drawer:
         if kind not in self._drawers:

@@ -4,29 +4,31 @@ A case is single-label when no image shows two classes and some images are known
 known for all classes are then left out and counted. Otherwise it is multi-label: each label is ranked over the images
 where it is known, and there is no arg-max. Both are decided on the source's whole data, so that folds agree.
 
-n images, C classes. Truth: 1 present, 0 absent, -1 unknown or uncertain.
+n images, C classes, k distinct label sets. Truth: 1 present, 0 absent, -1 unknown or uncertain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
+from medweave.corpus.known import Known, LabelSet, known_of
+from medweave.corpus.order import Ranges
 from medweave.errors import UserError
 from medweave.evaluation.benchmark import Benchmark, ClassRecipe
-from medweave.evaluation.parts import check_test_split, roles
+from medweave.evaluation.parts import NONE, ROLES, Roles, check_test_split, roles
 from medweave.evaluation.recipe import Part
 from medweave.evaluation.sealed import Sealed
 
 if TYPE_CHECKING:
-    from medweave.corpus.store import Corpus
+    from medweave.corpus.store import Corpus, Stratum
 
-COLUMNS = ["id", "source", "modality", "anatomy", "group", "findings", "sha256"]
+TEXT = ("id", "group", "sha256")  # columns of the index that are held of each image of a case
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,6 @@ class Items:
 
     def __len__(self) -> int:
         return len(self.numbers)
-
-    def take(self, rows: NDArray) -> Items:
-        """The images at `rows` (numbers or a mask)."""
-        return Items(self.numbers[rows], self.ids[rows], self.groups[rows], self.sha256[rows], self.truth[rows])
 
 
 @dataclass(frozen=True)
@@ -93,16 +91,21 @@ def cases(
 
 
 def cases_by_role(
-    benchmark: Benchmark, corpus: Corpus, role: NDArray[np.str_], sealed: bool = True
+    benchmark: Benchmark, corpus: Corpus, role: Roles, sealed: bool = True, known: Known | None = None
 ) -> Iterator[Case | Broken]:
-    """The cases of a benchmark when each sample has the given role, [samples]. sealed: a case needs test images."""
-    table = corpus.index(COLUMNS)
-    for name, rows in _split_up(benchmark, table):
-        classes = _classes(benchmark, table, rows)
+    """The cases of a benchmark when the samples have these roles.
+
+    sealed: a case needs test images. known: what is known of the corpus's samples, read from it if not given.
+    """
+    known = known or known_of(corpus)
+    for name, strata in _split_up(benchmark, corpus.strata):
+        ranges = Ranges.joined([Ranges.of_run(stratum.start, stratum.stop) for stratum in strata])
+        counts = known.counts(ranges)
+        classes = _classes(benchmark, [known.sets[code] for code in np.flatnonzero(counts)])
         if benchmark.each and len(classes) < 2:
             continue
         try:
-            case = _case(benchmark, name, table.take(pa.array(rows)), rows, role[rows], classes)
+            case = _case(benchmark, name, corpus, ranges, role, classes, known, counts)
             if sealed and len(case.test) == 0:
                 raise NotScorable(
                     "no labelled image is in the test part", todo="check the split or fold, and the labels"
@@ -112,96 +115,99 @@ def cases_by_role(
             yield Broken(name, str(error), skipped=isinstance(error, NotScorable) and benchmark.each is not None)
 
 
-def _split_up(benchmark: Benchmark, table: pa.Table) -> Iterator[tuple[str, NDArray[np.int64]]]:
-    """(name, rows of the table): one for all, or one for every source and modality that the benchmark asks for."""
-    source, modality = (table[name].to_numpy(zero_copy_only=False).astype(str) for name in ("source", "modality"))
-    wanted = np.ones(len(source), bool) if benchmark.data.source is None else source == benchmark.data.source
+def _split_up(benchmark: Benchmark, strata: Sequence[Stratum]) -> Iterator[tuple[str, list[Stratum]]]:
+    """(name, strata): one for all, or one for every source and modality that the benchmark asks for."""
+    wanted = [s for s in strata if benchmark.data.source in (None, s.source)]
     if benchmark.each is None:
-        yield benchmark.name, np.flatnonzero(wanted)
+        yield benchmark.name, wanted
     elif benchmark.each == "modality":
-        for name in np.unique(modality[wanted]):
-            yield f"{benchmark.name}/{name}", np.flatnonzero(wanted & (modality == name))
+        for name in sorted({s.modality for s in wanted}):
+            yield f"{benchmark.name}/{name}", [s for s in wanted if s.modality == name]
     else:
-        for name in np.unique(source[wanted]):
-            inside = np.unique(modality[wanted & (source == name)])
+        for name in sorted({s.source for s in wanted}):
+            inside = sorted({s.modality for s in wanted if s.source == name})
             for kind in inside:
                 whole = f"{benchmark.name}/{name}" + (f"/{kind}" if len(inside) > 1 else "")
-                yield whole, np.flatnonzero(wanted & (source == name) & (modality == kind))
+                yield whole, [s for s in wanted if (s.source, s.modality) == (name, kind)]
 
 
-def _classes(benchmark: Benchmark, table: pa.Table, rows: NDArray[np.int64]) -> list[str]:
+def _classes(benchmark: Benchmark, sets: Iterable[LabelSet]) -> list[str]:
     """The findings that are present at least once, in alphabetical order; or the benchmark's own in its order."""
     if benchmark.classes != "labels":
         return [c.finding for c in benchmark.classes if isinstance(c, ClassRecipe)]
-    _, names, states = _flat(table["findings"].take(pa.array(rows)))
-    return sorted(set(names[states == "present"].tolist()))
+    return sorted({finding for labels in sets for finding in labels.present})
 
 
 def _case(
     benchmark: Benchmark,
     name: str,
-    table: pa.Table,
-    rows: NDArray[np.int64],
-    role: NDArray[np.str_],
+    corpus: Corpus,
+    ranges: Ranges,
+    role: Roles,
     classes: list[str],
+    known: Known,
+    counts: NDArray[np.int64],
 ) -> Case:
-    if len(rows) == 0:
+    """The case of the samples in these ranges; counts: how many of them have each set of `known`."""
+    if len(ranges) == 0:
         raise UserError(f"the corpus has no image for it (source {benchmark.data.source})")
-    truth = truth_of(table["findings"], classes)
+    met = np.flatnonzero(counts)
+    truth = truth_of([known.sets[code] for code in met], classes)
     multi = is_multi(truth)
-    usable = (truth >= 0).any(1) if multi else is_complete(truth)
-    text = {column: table[column].to_numpy(zero_copy_only=False).astype(str) for column in ("id", "group", "sha256")}
-    items = Items(rows, text["id"], text["group"], text["sha256"], truth)
-    parts = {wanted: items.take(usable & (role == wanted)) for wanted in ("train", "validation", "test")}
+    usable = np.asarray((truth >= 0).any(1)) if multi else is_complete(truth)
     if multi and not ((truth == 0).any(0) & (truth == 1).any(0)).any():
         raise NotScorable(
             "no label is known to be absent anywhere", todo="state `exhaustive: true` where lists are complete"
         )
+    parts = {}
+    for wanted in ROLES[:NONE]:
+        numbers = role.numbers(wanted, ranges)
+        row = np.searchsorted(met, known.codes[numbers])
+        kept = usable[row]
+        parts[wanted] = _items(corpus, numbers[kept], truth[row[kept]])
     return Case(
         name=name,
         family=benchmark.name,
         source=name.removeprefix(f"{benchmark.name}/"),
-        modality=_most_common(table["modality"]) or "other",
-        anatomy=_most_common(table["anatomy"]),
+        modality=_most_common((known.sets[code].key[0], counts[code]) for code in met) or "other",
+        anatomy=_most_common((known.sets[code].key[1], counts[code]) for code in met),
         classes=classes,
         multi=multi,
         train=parts["train"],
         validation=parts["validation"],
         test=Sealed(parts["test"]),
-        left_out=int((~usable & (role == "test")).sum()),
+        left_out=len(role.numbers("test", ranges)) - len(parts["test"]),
         confounded=False,
     )
 
 
-def truth_of(findings: pa.ChunkedArray, classes: list[str]) -> NDArray[np.int8]:
-    """What is known of each class in each image: [n, C] 1, 0, -1."""
-    row, names, states = _flat(findings)
-    truth = np.full((len(findings), len(classes)), -1, np.int8)
-    for place, name in enumerate(classes):
-        for state, value in (("present", 1), ("absent", 0)):
-            truth[row[(names == name) & (states == state)], place] = value
-    return truth
+def _items(corpus: Corpus, numbers: NDArray[np.int64], truth: NDArray[np.int8]) -> Items:
+    """Images by their numbers [n], ascending, with their truth [n, C]."""
+    table = corpus.take(numbers, TEXT)
+    ids, groups, sha256 = (table[name].to_numpy(zero_copy_only=False).astype(str) for name in TEXT)
+    return Items(numbers, ids, groups, sha256, truth)
+
+
+def truth_of(sets: Sequence[LabelSet], classes: list[str]) -> NDArray[np.int8]:
+    """What is known of each class in each label set: [k, C] 1, 0, -1."""
+    truth = [[0 if c in labels.absent else 1 if c in labels.present else -1 for c in classes] for labels in sets]
+    return np.array(truth, np.int8).reshape(len(sets), len(classes))
 
 
 def is_multi(truth: NDArray[np.int8]) -> bool:
-    """Whether images may show several classes, or none is known for all of them. truth: [n, C]."""
+    """Whether images may show several classes, or none is known for all of them. truth: [k, C]."""
     return bool(((truth == 1).sum(1) > 1).any() or not is_complete(truth).any())
 
 
 def is_complete(truth: NDArray[np.int8]) -> NDArray[np.bool_]:
-    """[n]: exactly one class present, all others known to be absent. truth: [n, C]."""
+    """[k]: exactly one class present, all others known to be absent. truth: [k, C]."""
     return ((truth == 1).sum(1) == 1) & ((truth == 0).sum(1) == truth.shape[1] - 1)
 
 
-def _flat(findings: pa.ChunkedArray) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[Any]]:
-    """All findings of all images in a row: image numbers, names, states, each [findings]."""
-    lists = findings.combine_chunks() if isinstance(findings, pa.ChunkedArray) else findings
-    flat = lists.flatten()
-    row = lists.value_parent_indices().to_numpy(zero_copy_only=False)
-    name, state = (flat.field(part).to_numpy(zero_copy_only=False).astype(str) for part in ("name", "state"))
-    return row, name, state
-
-
-def _most_common(column: pa.ChunkedArray) -> str | None:
-    values, counts = np.unique(column.drop_null().to_numpy(zero_copy_only=False).astype(str), return_counts=True)
-    return str(values[counts.argmax()]) if len(values) else None
+def _most_common(counted: Iterable[tuple[str | None, int]]) -> str | None:
+    """The name with most images, the first in alphabetical order of several; None where no image has one."""
+    totals: Counter[str] = Counter()
+    for name, count in counted:
+        if name is not None:
+            totals[name] += int(count)
+    return min(totals, key=lambda name: (-totals[name], name), default=None)

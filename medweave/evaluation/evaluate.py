@@ -17,7 +17,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from medweave import memory
 from medweave.errors import RequestError, UserError
@@ -30,7 +29,7 @@ from medweave.evaluation.cache import Embedder, EncoderLike
 from medweave.evaluation.calibration import fit_temperature
 from medweave.evaluation.cases import Broken, Case, cases
 from medweave.evaluation.leaks import TrainingImages, training_bank, training_images
-from medweave.evaluation.parts import numbers_of
+from medweave.evaluation.parts import numbers_of, roles
 from medweave.evaluation.predictions import Predictions
 from medweave.evaluation.recipe import EvaluateRecipe, Part
 from medweave.evaluation.results import Result, Results
@@ -144,7 +143,8 @@ def _run_benchmark(
     home: Path | None,
 ) -> None:
     try:
-        work = _work(encoder, _opened(one, given, encoder), recipe, home)
+        corpus = _opened(one, given, encoder)
+        work = _work(encoder, corpus.with_labels(recipe.labels) if recipe.labels else corpus, recipe, home)
     except UserError as error:
         results.failed.append({"benchmark": one.name, "reason": str(error)})
         return
@@ -268,6 +268,7 @@ def _inputs(case: Case, part: Part, work: _Work, task: ModuleType, setting: Sett
         "preprocess": work.embedder.preprocess_hash,
         "recipe": hash_of([recipe, work.recipe.draws, work.recipe.seed, trained_on]),
         "code": code_version(),
+        **work.corpus.overlay_hashes(part.overlay, work.recipe.labels),
         **task.inputs(case, setting),
     }
 
@@ -334,8 +335,9 @@ def _check_unseen(one: Benchmark, corpus: Corpus, asked: Part, mine: Part, left_
     """Raise RequestError when test images of `asked` are among those of `mine` that the model was trained on."""
     if asked == mine:
         return
-    both = np.intersect1d(numbers_of(corpus, asked, "test"), numbers_of(corpus, mine, "train"))
-    sources = corpus.index(["source"])["source"].take(pa.array(both)).to_pylist()
+    tested = numbers_of(corpus, asked, "test")
+    both = tested[roles(corpus, mine)[tested] == "train"]
+    sources = corpus.take(both, ["source"])["source"].to_pylist()
     seen = [s for s in sources if s not in left_out and one.data.source in (None, s)]
     if seen:
         todo = "data=null" if mine.overlay is None else f"data.fold={mine.fold}"

@@ -30,7 +30,7 @@ class TrainingImages:
     """The images that a model was trained on: their groups (of the tested corpus only), bytes and fingerprints."""
 
     def __init__(self, trained: Corpus, part: Part, leave_out: Collection[str], same_corpus: bool) -> None:
-        table = trained.index(["source", "group", "sha256", "phash"]).take(numbers_of(trained, part, "train"))
+        table = trained.take(numbers_of(trained, part, "train"), ["source", "group", "sha256", "phash"])
         table = table.filter(pc.invert(pc.is_in(table["source"], pa.array(leave_out, pa.string()))))
         self.sources = set(table["source"].unique().to_pylist())
         self.groups = set(table["group"].to_pylist()) if same_corpus else set()
@@ -39,7 +39,7 @@ class TrainingImages:
 
     def met(self, tested: Corpus, numbers: NDArray[np.int64]) -> dict[str, int]:
         """Test images with a twin in training: in all, and by the kind of twin."""
-        table = tested.index(["group", "sha256", "phash"]).take(numbers)
+        table = tested.take(numbers, ["group", "sha256", "phash"])
         group = np.array([name in self.groups for name in table["group"].to_pylist()], bool)
         exact = np.array([name in self.sha256 for name in table["sha256"].to_pylist()], bool)
         close = near(table["phash"].to_numpy(zero_copy_only=False).astype(np.uint64), self.phash)
@@ -50,7 +50,7 @@ class TrainingImages:
 
     def includes(self, tested: Corpus, numbers: NDArray[np.int64]) -> bool:
         """Whether a source of the test images was trained on: then the test is in-domain, not zero-shot."""
-        return bool(self.sources & set(tested.index(["source"])["source"].take(numbers).to_pylist()))
+        return bool(self.sources & set(tested.take(numbers, ["source"])["source"].to_pylist()))
 
 
 def training_images(facts: dict[str, Any], corpus: Corpus) -> TrainingImages | None:

@@ -2,63 +2,77 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from medweave.errors import RequestError, unknown_name
+from medweave.corpus.order import Ranges
+from medweave.corpus.views import fold_view, split_view
+from medweave.errors import unknown_name
 from medweave.evaluation.recipe import Part
 
 if TYPE_CHECKING:
     from medweave.corpus.store import Corpus
 
 ROLES = ("train", "validation", "test", "none")
+NONE = ROLES.index("none")
 
 
-def roles(corpus: Corpus, part: Part) -> NDArray[np.str_]:
-    """The role of every sample of the corpus, [samples]: one of ROLES; what was withdrawn has none.
+class Roles:
+    """The role of every sample of a corpus. codes: [samples] int8, places in ROLES."""
+
+    def __init__(self, codes: NDArray[np.int8]) -> None:
+        self.codes = codes
+
+    def __getitem__(self, numbers: Any) -> NDArray[np.str_]:
+        """The roles of some samples, each one of ROLES."""
+        return np.array(ROLES)[self.codes[numbers]]
+
+    def numbers(self, role: str, ranges: Ranges) -> NDArray[np.int64]:
+        """The sample numbers of one role in these ranges, ascending."""
+        place = ROLES.index(role)
+        inside = [numbers[self.codes[numbers] == place] for numbers in ranges.pieces()]
+        return np.concatenate(inside) if inside else np.empty(0, np.int64)
+
+
+def roles(corpus: Corpus, part: Part) -> Roles:
+    """The role of every sample of the corpus; what was withdrawn has none. Raises RequestError as `ranges_of`."""
+    codes = np.full(len(corpus), NONE, np.int8)
+    for place, role in enumerate(ROLES[:NONE]):
+        codes[ranges_of(corpus, part, role).mask(len(corpus))] = place
+    return Roles(codes)
+
+
+def ranges_of(corpus: Corpus, part: Part, role: str) -> Ranges:
+    """The samples of one role.
 
     With an overlay, a sample that it does not name keeps the role of its split, but is never in the test part.
     Raises RequestError when the overlay lacks the fold.
     """
-    table = corpus.index(["id", "split"])
-    found = _by_split(table["split"], part)
-    if part.overlay is not None:
-        found = _by_fold(found, table["id"], corpus.overlay(part.overlay), part)
-    found[np.fromiter(corpus.withdrawn(), np.int64)] = "none"
-    return found
-
-
-def check_test_split(corpus: Corpus, part: Part) -> None:
-    """Raise RequestError when a test is asked for and no sample has its split, naming the nearest splits."""
-    known = corpus.index(["split"])["split"].unique().to_pylist()
-    if part.overlay is None and part.test not in known:
-        raise unknown_name("split", part.test, known)
+    if part.overlay is None or part.fold is None:
+        return _of_split(corpus, part, role)
+    others = None if role == "test" else _of_split(corpus, part, role)
+    return fold_view(corpus, part.fold, role, part.overlay, others)
 
 
 def numbers_of(corpus: Corpus, part: Part, role: str) -> NDArray[np.int64]:
     """The sample numbers of one role, ascending."""
-    return np.flatnonzero(roles(corpus, part) == role)
+    return ranges_of(corpus, part, role).numbers()
 
 
-def _by_split(splits: pa.ChunkedArray, part: Part) -> NDArray[np.str_]:
-    names = splits.to_numpy(zero_copy_only=False).astype(str)
-    wanted = [names == part.train, names == part.validation, names == part.test]
-    return np.select(wanted, ROLES[:3], default="none")
+def check_test_split(corpus: Corpus, part: Part) -> None:
+    """Raise RequestError when a test is asked for and no sample has its split, naming the nearest splits."""
+    known = {stratum.split for stratum in corpus.strata}
+    if part.overlay is None and part.test not in known:
+        raise unknown_name("split", part.test, known)
 
 
-def _by_fold(by_split: NDArray[np.str_], ids: pa.ChunkedArray, overlay: pa.Table, part: Part) -> NDArray[np.str_]:
-    place = pc.index_in(ids, value_set=overlay["id"].combine_chunks())
-    named = place.is_valid().to_numpy(zero_copy_only=False)
-    row = place.fill_null(0).to_numpy(zero_copy_only=False)
-    folds, inner = (overlay[name].to_numpy(zero_copy_only=False)[row] for name in ("fold", "inner"))
-    if not (named & (folds == part.fold)).any():
-        raise RequestError(
-            f"overlay {part.overlay} has no fold {part.fold}", todo=f"folds: {sorted(set(folds.tolist()))}"
-        )
-    by_fold = np.select([folds == part.fold, inner == 0], ["test", "validation"], default="train")
-    unnamed = np.where(by_split == "test", "none", by_split)
-    return np.where(named, by_fold, unnamed)
+def _of_split(corpus: Corpus, part: Part, role: str) -> Ranges:
+    """The samples whose split has this role; a split that is named for several roles has the first."""
+    splits = [part.train, part.validation, part.test]
+    wanted = splits[ROLES.index(role)]
+    known = {stratum.split for stratum in corpus.strata}
+    if wanted not in known or splits.index(wanted) < ROLES.index(role):
+        return Ranges.of([])
+    return split_view(corpus, wanted)

@@ -15,10 +15,12 @@ from medweave.evaluation.answer import BankLike
 from medweave.evaluation.benchmark import Benchmark, load
 from medweave.evaluation.cases import Broken, cases_by_role
 from medweave.evaluation.metrics import Scored, measure
+from medweave.evaluation.parts import NONE, ROLES, Roles
 from medweave.evaluation.predictions import one_against_rest
 from medweave.evaluation.tasks.zero_shot import logits, mean_rows, prompts_of
 
 if TYPE_CHECKING:
+    from medweave.corpus.known import Known
     from medweave.corpus.store import Corpus
     from medweave.evaluation.cache import EncoderLike
 
@@ -30,16 +32,22 @@ NAMES = ("macro_auroc", "balanced_accuracy")
 class QuickZeroShot:
     """Everything about a set of validation images that does not change while the model does.
 
-    numbers: the sample numbers whose rows are wanted, [n]; texts: the prompts whose rows are wanted, [P].
+    numbers: the sample numbers whose rows are wanted, [n]; texts: the prompts whose rows are wanted, [P]. known: what
+    is known of the corpus's samples, read from it if not given.
     """
 
     def __init__(
-        self, corpus: Corpus, numbers: NDArray[np.int64], bank: BankLike, benchmark: Benchmark | None = None
+        self,
+        corpus: Corpus,
+        numbers: NDArray[np.int64],
+        bank: BankLike,
+        benchmark: Benchmark | None = None,
+        known: Known | None = None,
     ) -> None:
         benchmark = benchmark or load("corpus-zero-shot")
-        role = np.full(len(corpus), "none", dtype="<U10")
-        role[numbers] = "validation"
-        found = cases_by_role(benchmark, corpus, role, sealed=False)
+        codes = np.full(len(corpus), NONE, np.int8)
+        codes[numbers] = ROLES.index("validation")
+        found = cases_by_role(benchmark, corpus, Roles(codes), sealed=False, known=known)
         self._cases = [case for case in found if not isinstance(case, Broken) and len(case.validation)]
         prompts = [prompts_of(benchmark, case, bank) for case in self._cases]
         self._prompts = [

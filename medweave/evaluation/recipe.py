@@ -46,6 +46,9 @@ class EvaluateRecipe(Section):
     data: Part | None = Field(
         None, description="overrides the benchmarks' choice of split; none = as each benchmark says"
     )
+    labels: str | None = Field(
+        None, description="overlay of corrected labels, read in place of those that the corpus was built with"
+    )
     out: Folder | None = Field(None, description="folder for results and predictions; none = evaluations/ of the run")
     cache: Folder | None = Field(None, description="folder of embeddings already computed; none = cache/ in the corpus")
     banks: list[Path] | None = Field(

@@ -132,7 +132,7 @@ def write_verdicts(features: Features, judge: Judge) -> dict[tuple[str, bool], i
 def _measured(features: Features, known: Known) -> dict[Place, Measured]:
     """The score on each source that has enough labels."""
     bank = Bank.load(features.corpus.banks())
-    scores = {place: measure(features, place, rows, bank) for place, rows in known.labels.items()}
+    scores = {place: measure(features, place[1], rows, bank) for place, rows in known.labels.items()}
     return {place: score for place, score in scores.items() if score is not None}
 
 

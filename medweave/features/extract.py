@@ -78,7 +78,7 @@ def extract(
 ) -> Extracted:
     """Store a teacher's rows of a corpus, go on where that stopped, or add what is new.
 
-    teacher: an Encoder or a reference that `load` takes. name: of the rows; None: the end of the reference.
+    teacher: an Encoder or a reference that `load` takes. name: of the rows; None: the model's own.
     views: augmented views to store besides the whole pictures. texts: whether the samples' own texts get rows.
     bank: captions that get a row each; None: all that the corpus's banks have for its findings.
     workers: processes; None: one a core, or one that uses a GPU. replace: whether rows of another teacher, or another
@@ -92,9 +92,9 @@ def extract(
     with _one_thread():
         encoder = teacher if isinstance(teacher, Encoder) else load(teacher, _device())
         reference = encoder.name if isinstance(teacher, Encoder) else str(teacher)
-        layout = layout_of(corpus, name or name_of(reference), root)
+        layout = layout_of(corpus, name or name_of(encoder.name), root)
         with only_writer(_place_of(layout, rank)):
-            workers = workers or _usual_workers(encoder)
+            workers = _workers(encoder, workers)
             stamp = _begun(corpus, layout, _stamp_of(encoder, reference, dtype, views), replace)
             wants_texts = "texts" in stamp.sides and (texts or any(shard.texts is not None for shard in stamp.shards))
             job = Job(corpus, encoder, layout, stamp, wants_texts, max(1, _cores() // workers))
@@ -225,8 +225,10 @@ def _finished(job: Job, made: int) -> Extracted:
 
 
 def _forget(layout: Layout, shards: int) -> None:
-    """Remove the records, which the stamp says now, and rows of shards that the corpus has no more."""
+    """Remove the records, which the stamp says now, what killed processes left, and rows of shards that are gone."""
     shutil.rmtree(layout.folder / BUILD, ignore_errors=True)
+    for draft in layout.folder.glob(".*.part"):
+        draft.unlink(missing_ok=True)
     for path in layout.folder.glob("*.npy"):
         found = OF_A_SHARD.fullmatch(path.name)
         if found and int(found[1]) >= shards:
@@ -262,10 +264,13 @@ def _device() -> str | None:
     return f"cuda:{rank}" if rank is not None and torch.cuda.is_available() else None
 
 
-def _usual_workers(encoder: Encoder) -> int:
-    """One process for a GPU, else one a core, shared with the other processes of this machine."""
-    on_gpu = any(parameter.is_cuda for parameter in encoder.model.parameters())
-    return 1 if on_gpu else max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+def _workers(encoder: Encoder, asked: int | None) -> int:
+    """How many processes: as asked, or one a core that this machine has for each rank. A GPU has one."""
+    if any(parameter.is_cuda for parameter in encoder.model.parameters()):
+        if asked not in (None, 1):
+            raise RequestError("one process uses a GPU", where="workers", todo="start one a GPU with torchrun")
+        return 1
+    return asked or max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _cores() -> int:

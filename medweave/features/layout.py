@@ -78,10 +78,9 @@ def layout_of(corpus: Corpus, name: str, root: Path | None = None) -> Layout:
     return Layout((root or corpus.local_path() / FOLDER) / name)
 
 
-def name_of(reference: str) -> str:
-    """A plain name for the rows of a model: the end of its reference, without what comes before a colon."""
-    parts = [part for part in Path(reference).parts if part not in ("/", "model")]
-    return plain(parts[-1] if Path(reference).exists() and parts else reference.partition(":")[2] or reference)
+def name_of(model: str) -> str:
+    """A plain name for the rows of a model: its own, without what comes before a colon."""
+    return plain(model.partition(":")[2] or model)
 
 
 def plain(name: str) -> str:

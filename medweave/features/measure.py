@@ -6,9 +6,9 @@ Scores are 0 for chance and 1 for perfect. n samples, d width, C classes, P text
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,8 @@ from medweave.features.store import Features
 from medweave.seeds import generator
 
 Place = tuple[str, str]  # source and modality
-MOST = 2000  # labelled images that a source is measured on
+CANDIDATES = 8000  # training samples of a source that are looked at
+MOST = 2000  # labelled images that it is measured on
 LEAST, LEAST_OF_CLASS = 30, 5  # fewer tell nothing
 FOLDS, RIDGE = 5, 0.1
 SURE = 1.645  # standard errors above chance: one guesser in twenty passes
@@ -43,73 +44,58 @@ class Measured:
         return self.score >= least and self.score > SURE * self.error
 
 
-@dataclass
-class Draw:
-    """At most `most` things out of a stream, each with the same chance. Each has a key; the smallest are kept."""
+@dataclass(frozen=True)
+class Labelled:
+    """A sample that shows one finding. group: whom it is from."""
 
-    most: int
-    kept: list[tuple[float, Any]] = field(default_factory=list)
-
-    def add(self, key: float, thing: Any) -> None:
-        """Offer one thing."""
-        self.kept.append((key, thing))
-        if len(self.kept) >= 2 * self.most:
-            self._trim()
-
-    def things(self) -> list[Any]:
-        """What was drawn, in the order of the stream."""
-        self._trim()
-        return sorted(thing for _, thing in self.kept)
-
-    def _trim(self) -> None:
-        self.kept = sorted(self.kept)[: self.most]
+    number: int
+    anatomy: str | None
+    finding: str
+    group: str
 
 
 @dataclass(frozen=True)
 class Known:
-    """labels: source and modality -> (number, anatomy, finding, group) of samples that show one finding.
+    """labels: of each source and modality, in random order. texts: modality -> samples whose first texts all differ."""
 
-    texts: modality -> numbers of samples whose first texts all differ.
-    """
-
-    labels: dict[Place, list[tuple[int, str, str, str]]]
+    labels: dict[Place, list[Labelled]]
     texts: dict[str, Numbers]
 
 
 def known_of(corpus: Corpus, training: Ranges, pool: int, seed: int) -> Known:
-    """A seeded draw of labelled samples of each source, and of texts of each modality, in one pass over the index."""
-    labels: dict[Place, Draw] = {}
-    texts: dict[str, Draw] = {}
-    random = generator(seed, "measured samples")
-    for number, row in _rows_of(corpus, training):
-        key = float(random.random())
-        present = [one["name"] for one in row["findings"] or () if one["state"] == State.PRESENT]
-        if len(present) == 1:
-            draw = labels.setdefault((row["source"], row["modality"]), Draw(MOST))
-            draw.add(key, (number, row["anatomy"] or "", present[0], row["group"]))
-        if row["texts"]:
-            texts.setdefault(row["modality"], Draw(2 * pool)).add(key, (number, row["texts"][0]["text"]))
-    drawn = {modality: {text: number for number, text in draw.things()} for modality, draw in texts.items()}
-    pools = {modality: np.array(sorted(one.values())[:pool], np.int64) for modality, one in drawn.items()}
-    return Known({place: draw.things() for place, draw in labels.items()}, pools)
+    """A seeded draw of labelled samples of each source and of texts of each modality; its work does not grow with n."""
+    labels: dict[Place, list[Labelled]] = {}
+    texts: dict[str, dict[str, int]] = {}
+    for (source, modality), ranges in _places(corpus, training).items():
+        random = generator(seed, "measured samples", source, modality)
+        labelled: list[Labelled] = []
+        own: dict[str, int] = {}
+        for number in _drawn(ranges, random):
+            fields = corpus.fields(number)
+            present = [finding for finding, state in fields["findings"].items() if state == State.PRESENT]
+            if len(present) == 1:
+                labelled.append(Labelled(number, fields["anatomy"], present[0], fields["group"]))
+            if fields["texts"] and len(own) < pool:
+                own.setdefault(fields["texts"][0]["text"], number)
+        labels[source, modality] = labelled[:MOST]
+        texts[modality] = texts.get(modality, {}) | own
+    return Known(labels, {modality: _some(own, pool, seed) for modality, own in texts.items() if own})
 
 
-def measure(
-    features: Features, place: Place, known: Sequence[tuple[int, str, str, str]], bank: Bank
-) -> Measured | None:
+def measure(features: Features, modality: str, known: Sequence[Labelled], bank: Bank) -> Measured | None:
     """A teacher on the labelled images of one source; None where they are too few, or of one finding only."""
-    known = [one for one in known if one[0] not in features.unread]
-    sizes = Counter(finding for _, _, finding, _ in known)
+    unread = set(features.unread.tolist())
+    sizes = Counter(one.finding for one in known if one.number not in unread)
     classes = sorted(finding for finding, size in sizes.items() if size >= LEAST_OF_CLASS)
-    used = [one for one in known if one[2] in classes]
+    used = [one for one in known if one.finding in classes and one.number not in unread]
     if len(classes) < 2 or len(used) < LEAST or "images" not in features.sides:
         return None
-    rows = features.image(np.array([number for number, *_ in used]))
-    truth = np.array([classes.index(finding) for _, _, finding, _ in used])
-    towards = _class_rows(features, place[1], used, classes, bank)
+    rows = features.image(np.array([one.number for one in used]))
+    truth = np.array([classes.index(one.finding) for one in used])
+    towards = _class_rows(features, modality, used, classes, bank)
     if towards is not None:
         return _scored("prompted", truth, (rows @ towards.T).argmax(1), len(classes))
-    folds = np.array([generator("fold of a probe", group).integers(FOLDS) for *_, group in used])
+    folds = np.array([generator("fold of a probe", one.group).integers(FOLDS) for one in used])
     return _scored("probe", truth, _probe(rows, truth, folds, len(classes)), len(classes))
 
 
@@ -127,25 +113,36 @@ def pair_ranks(images: Rows, texts: Rows, pool: Rows) -> Rows:
     return np.where(left >= FEWEST, ranks, np.nan).astype(np.float32)
 
 
-def _rows_of(corpus: Corpus, training: Ranges) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The number and the fields of each sample of `training`."""
-    first = 0
-    for batch in corpus.batches(["source", "modality", "anatomy", "group", "findings", "texts"]):
-        here = training.within(first, first + len(batch)).numbers()
-        yield from zip(here.tolist(), batch.take(here - first).to_pylist(), strict=True)
-        first += len(batch)
+def _places(corpus: Corpus, training: Ranges) -> dict[Place, Ranges]:
+    """The training samples of each source and modality."""
+    parts: dict[Place, list[Ranges]] = {}
+    for stratum in corpus.strata:
+        parts.setdefault((stratum.source, stratum.modality), []).append(training.within(stratum.start, stratum.stop))
+    return {place: Ranges.joined(some) for place, some in parts.items()}
+
+
+def _drawn(ranges: Ranges, random: np.random.Generator) -> list[int]:
+    """At most CANDIDATES samples of some ranges, in random order."""
+    ends = np.cumsum(ranges.stops - ranges.starts)
+    places = random.choice(len(ranges), min(len(ranges), CANDIDATES), replace=False)
+    numbers: Numbers = places + (ranges.stops - ends)[np.searchsorted(ends, places, side="right")]
+    return numbers.tolist()
+
+
+def _some(own: Mapping[str, int], pool: int, seed: int) -> Numbers:
+    """At most `pool` of the samples of some texts, ascending."""
+    numbers = np.array(list(own.values()), np.int64)
+    return np.sort(generator(seed, "pool of texts").permutation(numbers)[:pool])
 
 
 def _class_rows(
-    features: Features, modality: str, used: Sequence[tuple[int, str, str, str]], classes: Sequence[str], bank: Bank
+    features: Features, modality: str, used: Sequence[Labelled], classes: Sequence[str], bank: Bank
 ) -> Rows | None:
     """The mean row of each class's captions, [C, d]; None where a class has none with a row."""
-    places: dict[str, set[str]] = {}
-    for _, anatomy, finding, _ in used:
-        places.setdefault(finding, set()).add(anatomy)
     rows = []
     for finding in classes:
-        captions = {text for a in places[finding] for text in bank.captions(modality, a or None, finding)}
+        anatomies = {one.anatomy for one in used if one.finding == finding}
+        captions = {text for anatomy in anatomies for text in bank.captions(modality, anatomy, finding)}
         having = sorted(captions & features.captions.keys())
         if not having:
             return None

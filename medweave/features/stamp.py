@@ -113,11 +113,12 @@ def read_stamp(layout: Layout) -> Stamp | None:
         return None
     data = read_json(layout.stamp)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise UserError(f"features of another format than {FORMAT}", where=layout.stamp, todo="extract them again")
+        raise UserError(f"rows of another format than {FORMAT}", where=layout.stamp, todo="extract them again")
     try:
         return check(data, Stamp, where=layout.stamp)
     except RequestError as error:
-        raise UserError(error.what) from None
+        wrong = error.what.splitlines()[1].strip()
+        raise UserError(f"not a stamp: {wrong}", where=layout.stamp, todo="extract the rows again") from None
 
 
 def write_stamp(layout: Layout, stamp: Stamp) -> None:

@@ -87,9 +87,9 @@ class Features:
         shards, places = self._where(numbers)
         if views is None:
             return decoded(self._images[0].take(shards, places))
-        self._check(f"view {views.max()}", views.min() >= 0 and views.max() < len(self._images))
         rows = np.empty((len(shards), self.width), np.float32)
         for view in np.unique(views).tolist():
+            self._check(f"view {view}", view in range(len(self._images)))
             here = np.flatnonzero(views == view).tolist()
             rows[here] = decoded(self._images[view].take([shards[at] for at in here], [places[at] for at in here]))
         return rows
@@ -210,7 +210,7 @@ class Features:
             raise UserError("made for other rows", where=self.layout.covered, todo=AGAIN)
         return file.read([column])[column].to_numpy()
 
-    def _check(self, what: str, there: bool | np.bool_) -> None:
+    def _check(self, what: str, there: bool) -> None:
         if not there:
             raise UserError(f"no rows of {what}", where=self.layout.folder, todo="extract them")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from medweave.corpus.captions.bank import Bank, Triplet
@@ -41,6 +43,9 @@ def triplets(corpus: Corpus) -> set[Triplet]:
     """Every (modality, anatomy, finding) that is present in a sample."""
     found: set[Triplet] = set()
     for batch in corpus.batches(["modality", "anatomy", "findings"]):
-        for modality, anatomy, findings in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            found.update((modality, anatomy, f["name"]) for f in findings or () if f["state"] == State.PRESENT)
+        modality, anatomy, findings = batch.columns
+        named, row = findings.flatten(), findings.value_parent_indices()
+        table = pa.table([modality.take(row), anatomy.take(row), named.field("name")], names=["m", "a", "f"])
+        present = table.filter(pc.equal(named.field("state"), State.PRESENT.value))
+        found.update(tuple(one.values()) for one in present.group_by(["m", "a", "f"]).aggregate([]).to_pylist())
     return found

@@ -12,6 +12,7 @@ from medweave.errors import UserError
 from medweave.files import whole_file, write_bytes
 
 NAME, BEST = "step-{:09d}.pt", "best.safetensors"
+TEXTS = "texts-{}-{:09d}.safetensors"  # of the process of a rank, with the state of a step
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> None:
@@ -73,5 +74,5 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 def clear(folder: Path) -> None:
     """Remove the states: the model is written."""
-    for path in (*folder.glob("step-*.pt"), *folder.glob(BEST)):
+    for path in (*folder.glob("step-*.pt"), *folder.glob(BEST), *folder.glob("texts-*")):
         path.unlink()

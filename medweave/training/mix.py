@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
-from medweave.corpus.order import Order, Ranges, power_weights
+from medweave.corpus.order import Numbers, Order, Ranges, power_weights
 from medweave.corpus.store import Corpus
+from medweave.corpus.views import strata_of
 from medweave.errors import RequestError, unknown_name
-from medweave.evaluation.parts import numbers_of
+from medweave.evaluation.parts import ranges_of
+from medweave.files import canonical_json
 from medweave.training.recipe import MixRecipe, TrainRecipe
+
+PIECE = 2**16  # numbers that are written as JSON at a time
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,17 @@ class Mix:
         """Training samples."""
         return sum(len(ranges) for ranges in self.ranges)
 
+    @property
+    def hash(self) -> str:
+        """sha256 of the JSON of [names, [[starts, stops] of each stratum]], which is never there as a whole."""
+        digest = hashlib.sha256(b"[" + canonical_json(self.names) + b",[")
+        for place, ranges in enumerate(self.ranges):
+            digest.update(b"," if place else b"")
+            for bytes_ in (b"[[", *_json(ranges.starts), b"],[", *_json(ranges.stops), b"]]"):
+                digest.update(bytes_)
+        digest.update(b"]]")
+        return digest.hexdigest()
+
     def order(self, batch: int, seed: int) -> Order:
         """The order of samples. Raises RequestError when a batch asks for more than there is."""
         if self.samples < batch:
@@ -49,36 +63,27 @@ def mix_of(corpus: Corpus, recipe: TrainRecipe) -> Mix:
     for name in recipe.leave_out:
         if name not in sources:
             raise unknown_name("source", name, sources, where="train.leave_out")
-    found = _by_name(corpus, recipe)
+    view = ranges_of(corpus, recipe.data, "train")
+    found = strata_of(corpus, view, recipe.mix.by, recipe.leave_out)
     if not found:
         raise RequestError("no sample is in the training part", where="train.data", todo="check its split or fold")
     weights = _weights(found, recipe.mix)
     names = [name for name in found if weights[name] > 0]
     if not names:
         raise RequestError("every stratum has weight 0", where="train.mix.weights")
-    ranges = [found[name] for name in names]
+    ranges, shares = [found[name] for name in names], [weights[name] for name in names]
     block = recipe.mix.block or corpus.block
-    return Mix(names, ranges, [weights[name] for name in names], _sources(corpus, ranges), block)
+    return Mix(names, ranges, shares, _sources(corpus, view, recipe, names), block)
 
 
-def _by_name(corpus: Corpus, recipe: TrainRecipe) -> dict[str, Ranges]:
-    """The training samples of every source or modality, in order of the corpus."""
-    numbers = numbers_of(corpus, recipe.data, "train")
-    parts: dict[str, list[np.ndarray]] = {}
+def _sources(corpus: Corpus, view: Ranges, recipe: TrainRecipe, names: Collection[str]) -> list[str]:
+    """The sources that have training samples in the strata of these names, sorted."""
+    found = set()
     for stratum in corpus.strata:
-        if stratum.source in recipe.leave_out:
-            continue
-        first, last = np.searchsorted(numbers, [stratum.start, stratum.stop])
-        if last > first:
-            parts.setdefault(getattr(stratum, recipe.mix.by), []).append(numbers[first:last])
-    return {name: Ranges.of(np.concatenate(part)) for name, part in parts.items()}
-
-
-def _sources(corpus: Corpus, ranges: Sequence[Ranges]) -> list[str]:
-    """The sources with a sample in any of the ranges, sorted."""
-    numbers = np.sort(np.concatenate([part.numbers() for part in ranges]))
-    ends = [np.searchsorted(numbers, [stratum.start, stratum.stop]) for stratum in corpus.strata]
-    return sorted({s.source for s, (first, last) in zip(corpus.strata, ends, strict=True) if last > first})
+        named = getattr(stratum, recipe.mix.by) in names and stratum.source not in recipe.leave_out
+        if named and len(view.within(stratum.start, stratum.stop)):
+            found.add(stratum.source)
+    return sorted(found)
 
 
 def _weights(found: dict[str, Ranges], recipe: MixRecipe) -> dict[str, float]:
@@ -95,3 +100,10 @@ def _weights(found: dict[str, Ranges], recipe: MixRecipe) -> dict[str, float]:
             todo="give every one a weight; 0: left out",
         )
     return recipe.weights
+
+
+def _json(numbers: Numbers) -> Iterator[bytes]:
+    """The numbers of a JSON list, piece by piece."""
+    for start in range(0, len(numbers), PIECE):
+        text = ",".join(map(str, numbers[start : start + PIECE].tolist()))
+        yield (f",{text}" if start else text).encode()

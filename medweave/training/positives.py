@@ -14,14 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class LabelSet:
-    """What is known of one sample: findings named neither present nor absent are unknown."""
-
-    key: tuple[str, str | None]  # (modality, anatomy): findings are compared inside one key only
-    present: frozenset[str]
-    absent: frozenset[str]
+from medweave.corpus.known import LabelSet
 
 
 @dataclass(frozen=True)

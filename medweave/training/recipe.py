@@ -103,6 +103,9 @@ class TrainRecipe(Section):
     run: Folder = Field(description="folder of the run")
     corpus: Address | None = Field(None, description="folder or URL of the corpus; None: the one the recipe builds")
     data: Part = Field(Part(), description="which samples are for training and validation")
+    labels: str | None = Field(
+        None, description="overlay of corrected labels, read in place of those that the corpus was built with"
+    )
     leave_out: list[str] = Field([], description="sources that are not trained on (to test on sets never seen)")
     mix: MixRecipe = Field(MixRecipe(), description="shares of sources or modalities in a batch")
     captions: CaptionsRecipe = Field(CaptionsRecipe(), description="texts of the samples")

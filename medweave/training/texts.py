@@ -1,27 +1,32 @@
 """Pooled vectors of a frozen text tower, computed once for each caption that a run draws, and kept with the run.
 
-Captions are a pure function of (seed, step, sample), so every one is known before the first step, and a run that was
-killed finds the same bytes again. T distinct texts, w the text tower's own width.
+Captions are a pure function of (seed, step, sample), so every one of a short run is known before the first step, and a
+run that was killed finds the same bytes again. A long run would spend hours and its memory on that: it begins with the
+captions of its bank, and embeds every other text when it is first met. T distinct texts, w the text tower's own width.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from medweave.files import hash_of, write_bytes
 from medweave.models.two_towers import DualModel
 from medweave.progress import track
+from medweave.training.checkpoint import TEXTS
 from medweave.training.distributed import Ranks
 from medweave.training.loader import Steps, in_buckets, loaded
 
 CHUNK = 128  # texts embedded at a time
+MOST_DRAWN = 2**19  # captions of a run up to which all are drawn before it begins
+ROOM = 2**28  # bytes of rows that are kept of the texts that a longer run meets
 
 
 class Pooled:
@@ -33,6 +38,79 @@ class Pooled:
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """[k] texts -> [k, w]."""
         return self.rows[torch.tensor([self.place[text] for text in texts], device=self.rows.device)]
+
+
+class Growing(Pooled):
+    """Rows of texts, computed when they are first met, and kept while there is room; others are computed at each visit.
+
+    Which rows are kept, and in what company each was computed, follows from the steps so far: with the rows that it had
+    (`write`, `read`), a run goes on to the same bytes.
+    """
+
+    def __init__(self, model: DualModel, known: Pooled, room: int) -> None:
+        super().__init__(list(known.place), known.rows)
+        self.model, self._buffer, self._written = model, known.rows, len(self.place)
+        self._most = len(self.place) + room // (known.rows.shape[1] * known.rows.element_size())
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """[k] texts -> [k, w]."""
+        new = list(dict.fromkeys(text for text in texts if text not in self.place))
+        if not new:
+            return super().__call__(texts)
+        with torch.autocast(self.rows.device.type, enabled=False):
+            met = Pooled(new, computed(self.model, new))
+        self._keep(new, met.rows)
+        sources = [met if text in met.place else self for text in texts]
+        return torch.stack([source.rows[source.place[text]] for source, text in zip(sources, texts, strict=True)])
+
+    def write(self, file: Path) -> None:
+        """Write what was kept since the last time."""
+        texts = list(self.place)[self._written :]
+        if texts:
+            data = torch.frombuffer(bytearray(json.dumps(texts).encode()), dtype=torch.uint8)
+            write_bytes(file, save({"texts": data, "rows": self.rows[self._written :].cpu()}))
+        self._written = len(self.place)
+
+    def read(self, file: Path) -> None:
+        """Keep what was written."""
+        values = load_file(file)
+        self._keep(json.loads(values["texts"].numpy().tobytes()), values["rows"].to(self.rows.device))
+        self._written = len(self.place)
+
+    def _keep(self, texts: Sequence[str], rows: Tensor) -> None:
+        first, last = len(self.place), min(len(self.place) + len(texts), self._most)
+        if last > len(self._buffer):
+            free = self.rows.new_empty(max(last, 2 * first) - first, rows.shape[1])
+            self._buffer = torch.cat([self.rows, free])
+        self._buffer[first:last] = rows[: last - first]
+        self.place.update(zip(texts, range(first, last), strict=False))
+        self.rows = self._buffer[:last]
+
+
+def of_run(
+    model: DualModel, steps: Steps, total: int, workers: int, bank: Sequence[str], file: Path, ranks: Ranks
+) -> Pooled:
+    """The pooled vectors of all captions that the first `total` steps draw.
+
+    Where they are too many to be drawn first: those of the bank, and any other when it is met. bank: its captions.
+    """
+    if total * steps.order.batch <= MOST_DRAWN:
+        return kept(model, drawn(steps, total, workers, ranks), file, ranks)
+    return Growing(model, kept(model, bank, file, ranks), ROOM)
+
+
+def write_met(pooled: Pooled | None, folder: Path, ranks: Ranks, step: int) -> None:
+    """Write what this process met up to a step, for the state of that step."""
+    if isinstance(pooled, Growing):
+        pooled.write(folder / TEXTS.format(ranks.rank, step))
+
+
+def read_met(pooled: Pooled | None, folder: Path, ranks: Ranks, step: int) -> None:
+    """Keep again what this process had met up to a step."""
+    if isinstance(pooled, Growing):
+        for file in sorted(folder.glob(f"texts-{ranks.rank}-*")):
+            if file.name <= TEXTS.format(ranks.rank, step):
+                pooled.read(file)
 
 
 def with_more(pooled: Pooled | None, model: DualModel, texts: Sequence[str]) -> Pooled:
@@ -58,8 +136,10 @@ def kept(model: DualModel, texts: Sequence[str], file: Path, ranks: Ranks) -> Po
 @torch.no_grad()
 def computed(model: DualModel, texts: Sequence[str]) -> Tensor:
     """[T] texts -> [T, w] on the model's device."""
-    order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
     device = model.logit_scale.device
+    if not texts:
+        return model.text_pooled(model.tokenize([""]).to(device))[:0]
+    order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
     parts = []
     chunks = range(0, len(order), CHUNK)
     for start in track(chunks, f"captions: {len(texts)} distinct, {CHUNK} at a time", len(chunks)):

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medweave.corpus.captions.bank import Bank
+from medweave.corpus.known import Known
 from medweave.corpus.store import Corpus
-from medweave.evaluation.parts import numbers_of
+from medweave.corpus.views import strata_of
+from medweave.evaluation.parts import ranges_of
 from medweave.evaluation.quick import QuickZeroShot
 from medweave.models.preprocess import Preprocess
 from medweave.models.two_towers import DualModel
@@ -34,11 +36,8 @@ CHUNK = 64  # images or prompts embedded at a time
 class Validation:
     """The validation images of a run, decoded once and kept as bytes; each process holds and embeds its part."""
 
-    def __init__(
-        self, corpus: Corpus, recipe: TrainRecipe, bank: Bank, model: DualModel, ranks: Ranks, seed: int
-    ) -> None:
-        self.exam = QuickZeroShot(corpus, _chosen(corpus, recipe, seed), bank)
-        self.ranks = ranks
+    def __init__(self, corpus: Corpus, exam: QuickZeroShot, model: DualModel, ranks: Ranks) -> None:
+        self.exam, self.ranks = exam, ranks
         own = self.exam.numbers[ranks.rank :: ranks.world].tolist()
         self._pixels = _decoded(corpus, own, model.preprocess)
         fixed = model.frozen_text and self.exam.texts
@@ -74,20 +73,19 @@ class Validation:
         return _numpy(torch.cat(parts))
 
 
-def _chosen(corpus: Corpus, recipe: TrainRecipe, seed: int) -> NDArray[np.int64]:
-    """The validation samples, thinned evenly over sources where they are too many; sources left out stay out."""
-    numbers = numbers_of(corpus, recipe.data, "validation")
-    by_source: dict[str, list[NDArray[np.int64]]] = {}
-    for stratum in corpus.strata:
-        first, last = np.searchsorted(numbers, [stratum.start, stratum.stop])
-        if last > first and stratum.source not in recipe.leave_out:
-            by_source.setdefault(stratum.source, []).append(numbers[first:last])
-    most = max(1, recipe.validation.images // max(1, len(by_source)))
+def exam_of(corpus: Corpus, recipe: TrainRecipe, bank: Bank, known: Known, seed: int) -> QuickZeroShot:
+    """The exam on the validation samples, thinned evenly over sources where they are too many.
+
+    Sources left out of training stay out. known: what is known of the corpus's samples.
+    """
+    view = ranges_of(corpus, recipe.data, "validation")
+    sources = strata_of(corpus, view, "source", recipe.leave_out)
+    most = max(1, recipe.validation.images // max(1, len(sources)))
     drawn = [
-        generator(seed, "validation", source).permutation(np.concatenate(parts))[:most]
-        for source, parts in by_source.items()
+        generator(seed, "validation", source).permutation(ranges.numbers())[:most] for source, ranges in sources.items()
     ]
-    return np.sort(np.concatenate(drawn)) if drawn else np.empty(0, np.int64)
+    numbers = np.sort(np.concatenate(drawn)) if drawn else np.empty(0, np.int64)
+    return QuickZeroShot(corpus, numbers, bank, known=known)
 
 
 def _decoded(corpus: Corpus, numbers: list[int], preprocess: Preprocess) -> Tensor:

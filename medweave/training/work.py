@@ -14,7 +14,7 @@ from medweave.corpus.captions.bank import Triplet
 from medweave.corpus.order import Order
 from medweave.corpus.store import Corpus, open_corpus
 from medweave.errors import RequestError
-from medweave.files import hash_of, write_json
+from medweave.files import write_json
 from medweave.models import dual
 from medweave.models.towers import drops
 from medweave.models.two_towers import DualModel
@@ -24,7 +24,7 @@ from medweave.training.captions import Captions, bank_hash, captions_of
 from medweave.training.counts import Counts, report
 from medweave.training.distributed import Ranks
 from medweave.training.embed import Towers
-from medweave.training.labels import NOTHING, Labels, labels_of
+from medweave.training.labels import Labels, labels_of
 from medweave.training.loader import Look, Steps
 from medweave.training.menu import Menu, findings_of
 from medweave.training.mix import Mix, mix_of
@@ -32,7 +32,7 @@ from medweave.training.objective import Batch, Given, Objectives
 from medweave.training.optim import Average, optimiser_of
 from medweave.training.recipe import Recipe, TrainRecipe, section
 from medweave.training.run import Run
-from medweave.training.validate import Validation
+from medweave.training.validate import Validation, exam_of
 
 SHOWN = 5  # names in a line
 
@@ -49,11 +49,10 @@ class Data:
 
     def hashes(self) -> dict[str, str]:
         """Of all that decides what a step sees, beside the recipe."""
-        ranges = [[r.starts.tolist(), r.stops.tolist()] for r in self.mix.ranges]
         captions = bank_hash(self.captions.bank)
+        data = {"corpus": self.corpus.hash, "captions": captions, "training samples": self.mix.hash}
         block = {"train.mix.block": str(self.mix.block)} if self.mix.block > 1 else {}
-        data = {"corpus": self.corpus.hash, "captions": captions, "training samples": hash_of([self.mix.names, ranges])}
-        return data | block
+        return data | block | self.corpus.overlay_hashes(self.corpus.labels)
 
     def batch(self, numbers: NDArray[np.int64], menu: Menu | None) -> Batch:
         """What is known of the samples of a batch, by their numbers [B]."""
@@ -63,8 +62,13 @@ class Data:
     @cached_property
     def findings(self) -> list[Triplet]:
         """What training images show: (modality, anatomy, finding), in sorted order."""
-        codes = np.unique(np.concatenate([np.unique(self.labels.codes[r.numbers()]) for r in self.mix.ranges]))
-        return findings_of(self.labels.sets[code] for code in codes.tolist() if code != NOTHING)
+        return findings_of(labels for ranges in self.mix.ranges for labels in self.labels.among(ranges))
+
+    @property
+    def bank_captions(self) -> list[str]:
+        """Every caption of the bank for these findings, sorted."""
+        bank = self.captions.bank
+        return sorted({caption for triplet in self.findings for caption in bank.captions(*triplet)})
 
 
 @dataclass
@@ -109,7 +113,7 @@ def data_of(recipe: Recipe, ranks: Ranks) -> Data:
     if path is None:
         raise RequestError("the recipe names no corpus", where="train.corpus", todo="give it, or a section `corpus:`")
     distributed.check_batch(settings.batch, settings.accumulate, ranks)
-    corpus = open_corpus(path)
+    corpus = open_corpus(path, labels=settings.labels)
     mix = mix_of(corpus, settings)
     order = mix.order(settings.batch, recipe.seed)
     captions = captions_of(corpus, settings.captions, recipe.seed)
@@ -130,8 +134,9 @@ def prepare(recipe: Recipe, run: Run, data: Data, ranks: Ranks) -> Work:
     loader = Steps(data.corpus, data.order, data.captions, look, tokenize, ranks, settings.accumulate, menu)
     pooled = None
     if model.frozen_text:
-        drawn = texts.drawn(loader, settings.total_steps, settings.workers, ranks)
-        pooled = texts.kept(model, drawn, run.path / "texts.safetensors", ranks)
+        file = run.path / "texts.safetensors"
+        pooled = texts.of_run(model, loader, settings.total_steps, settings.workers, data.bank_captions, file, ranks)
+    exam = exam_of(data.corpus, settings, data.captions.bank, data.labels.known, recipe.seed)
     work = Work(
         recipe,
         settings,
@@ -150,7 +155,7 @@ def prepare(recipe: Recipe, run: Run, data: Data, ranks: Ranks) -> Work:
         objectives=objectives,
         optimiser=optimiser_of(model, objectives, settings.optimiser),
         average=Average(model, settings.ema) if settings.ema is not None else None,
-        validation=Validation(data.corpus, settings, data.captions.bank, model, ranks, recipe.seed),
+        validation=Validation(data.corpus, exam, model, ranks),
         counts=Counts(data.corpus),
     )
     if ranks.first:
@@ -201,7 +206,8 @@ def totals(work: Work) -> dict[str, Any]:
 
 def save(work: Work) -> None:
     """Write the state to go on from, and the counts so far."""
-    total = _all_counts(work)
+    texts.write_met(work.towers.pooled, work.run.checkpoints, work.ranks, work.step)
+    total = _all_counts(work)  # every process has written its texts before the first one writes the state
     if not work.ranks.first:
         return
     write_json(work.run.path / "counts.json", report(total, work.step, work.data.mix, work.data.order))
@@ -228,6 +234,7 @@ def resume(work: Work) -> None:
     work.optimiser.load_state_dict(state["optimiser"])
     if work.average is not None:
         work.average.values = state["average"]
+    texts.read_met(work.towers.pooled, where, work.ranks, state["step"])
     if work.ranks.first:
         work.counts.load([state["counts"]])
         say(f"{work.run.path}: going on at step {state['step']} of {work.settings.total_steps}")

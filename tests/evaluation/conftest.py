@@ -12,6 +12,8 @@ import pytest
 import threadpoolctl
 
 from medweave import seeds
+from medweave.corpus.store import Stratum
+from medweave.files import hash_of
 
 WIDTH = 12
 
@@ -64,11 +66,31 @@ class World:
         names = columns or list(self.rows[0])
         return pa.table({c: pa.array([r[c] for r in self.rows], kinds.get(c, pa.string())) for c in names})
 
+    @property
+    def strata(self):
+        """Every sample alone, as if each had been added to the corpus by a build of its own."""
+        return [Stratum(r["source"], r["split"], r["modality"], n, n + 1) for n, r in enumerate(self.rows)]
+
+    def batches(self, columns):
+        return iter(self.index(columns).to_batches())
+
+    def take(self, numbers, columns):
+        return self.index(columns).take(pa.array(numbers))
+
     def read(self, number):
         return self.pixels[number]
 
     def overlay(self, name):
         return self.overlays[name]
+
+    def overlay_pieces(self, name, columns):
+        place = {row["id"]: number for number, row in enumerate(self.rows)}
+        table = self.overlays[name].combine_chunks()
+        numbers = np.array([place[name] for name in table["id"].to_pylist()])
+        yield numbers, table.select(columns).to_batches()[0]
+
+    def overlay_hashes(self, *names):
+        return {f"overlay {name}": hash_of(self.overlays[name].to_pylist()) for name in names if name is not None}
 
     def withdrawn(self):
         return self.gone

@@ -11,13 +11,14 @@ from PIL import Image
 from torch import nn
 
 from medweave.corpus.build import build
+from medweave.corpus.order import Ranges
 from medweave.corpus.recipe import CorpusRecipe
 from medweave.corpus.store import Stratum
 from medweave.corpus.views import split_view
 from medweave.errors import UserError
 from medweave.features.coverage import Thresholds, _by_modality, cover
 from medweave.features.extract import extract
-from medweave.features.measure import Draw, Measured, _scored, known_of, pair_ranks
+from medweave.features.measure import Measured, _drawn, _scored, known_of, pair_ranks
 from medweave.features.store import open_features
 from medweave.models.encoder import Encoder
 from medweave.models.preprocess import Preprocess
@@ -204,7 +205,8 @@ def test_withdrawn_samples_are_never_covered_nor_measured_on(features_of, corpus
         corpus.withdraw(gone, "asked to")
         cover(features)
         assert {row["id"] for row in table_of(features) if row["by"] == "withdrawn"} == set(gone)
-        used = [n for rows in known_of(corpus, split_view(corpus, "train"), 256, 0).labels.values() for n, *_ in rows]
+        known = known_of(corpus, split_view(corpus, "train"), 256, 0)
+        used = [one.number for rows in known.labels.values() for one in rows]
         assert not {2, 120} & set(used) and len(used) > 100
     finally:
         (corpus.path / "withdrawn.parquet").unlink()
@@ -232,14 +234,14 @@ def test_chance_is_zero_and_its_error_is_told():
     assert np.mean(passed) < 0.08
 
 
-def test_a_draw_is_even_and_its_memory_bounded():
-    counts = np.zeros(50)
+def test_a_draw_is_even_and_from_the_ranges_only(monkeypatch):
+    monkeypatch.setattr("medweave.features.measure.CANDIDATES", 10)
+    ranges = Ranges.of([3, 4, 5, *range(20, 60), 99, 101, 102, 103, 104, 105, 106])
+    counts = np.zeros(120)
     for seed in range(400):
-        draw, random = Draw(10), np.random.default_rng(seed)
-        for thing in range(50):
-            draw.add(float(random.random()), thing)
-            assert len(draw.kept) < 20
-        drawn = draw.things()
-        assert len(drawn) == 10 and drawn == sorted(drawn)
+        drawn = _drawn(ranges, np.random.default_rng(seed))
+        assert len(set(drawn)) == 10
         counts[drawn] += 1
-    assert counts.min() > 50 and counts.max() < 112
+    assert np.flatnonzero(counts).tolist() == ranges.numbers().tolist()
+    assert counts[counts > 0].min() > 45 and counts.max() < 115
+    assert _drawn(Ranges.of([]), np.random.default_rng(0)) == []

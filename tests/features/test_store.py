@@ -145,19 +145,14 @@ def test_coverage_of_other_rows_is_refused(copied):
 
 
 @pytest.mark.parametrize(
-    ("reference", "name"),
+    ("model", "name"),
     [
         ("teacher:biomedclip", "biomedclip"),
         ("hf-hub:owner/name", "owner-name"),
         ("open_clip:ViT-B-16/openai", "ViT-B-16-openai"),
         ("timm:tf_efficientnet_lite0@offline:efficientnet-lite0", "tf_efficientnet_lite0-offline-efficientnet-lite0"),
-        ("planted", "planted"),
+        ("first run", "first-run"),
     ],
 )
-def test_names_of_rows_follow_from_references(reference, name):
-    assert name_of(reference) == name
-
-
-def test_a_run_lends_its_name(tmp_path):
-    (tmp_path / "runs" / "first" / "model").mkdir(parents=True)
-    assert name_of(str(tmp_path / "runs" / "first")) == name_of(str(tmp_path / "runs" / "first" / "model")) == "first"
+def test_names_of_rows_follow_from_models(model, name):
+    assert name_of(model) == name

@@ -17,6 +17,12 @@ class Table:
         kinds = {"findings": pa.list_(pa.struct([("name", pa.string()), ("state", pa.string())]))}
         return pa.table({c: pa.array([r[c] for r in self.rows], kinds.get(c, pa.string())) for c in columns})
 
+    def __len__(self):
+        return len(self.rows)
+
+    def batches(self, columns):
+        return iter(self.index(columns).to_batches(max_chunksize=7))
+
 
 def naive(row) -> LabelSet | None:
     present = frozenset(f["name"] for f in row["findings"] or [] if f["state"] == "present")
