@@ -1,13 +1,12 @@
 """The verb: several teachers, counts said aloud, one line and an exit status for what fails."""
 
-import os
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
 
+from medweave.cli import main
 from medweave.features.run import run
 from medweave.features.store import open_features
 from medweave.models import dual
@@ -45,22 +44,33 @@ def test_every_teacher_has_its_line_and_a_bad_one_stops_no_other(corpus, teacher
     np.testing.assert_allclose(features.image(at), encoder.embed_images(corpus.read(20)), atol=2e-3)
 
 
-@pytest.mark.slow
-def test_the_command_line(corpus, teachers):
-    def shell(*words, **more):
-        command = [sys.executable, "-m", "medweave", "features", str(corpus.path), *words]
-        environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | more
-        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+@pytest.fixture
+def shell(corpus, monkeypatch, capsys):
+    """A function of words of the command line to (exit status, standard output, standard error)."""
 
-    first = str(teachers / "first")
+    def call(*words, **environment):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["medweave", "features", str(corpus.path), *words, "--workers", "1"])
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            try:
+                main()
+            except SystemExit as end:
+                return (int(end.code or 0), *capsys.readouterr())
+        raise AssertionError("main ends with an exit status")
+
+    return call
+
+
+def test_the_command_line(corpus, teachers, shell):
+    first, second = (str(teachers / name) for name in ("first", "second"))
     for rank in (1, 0):
-        shown = shell("--teacher", first, "--int8", "--workers", "1", RANK=str(rank), WORLD_SIZE="2")
-        assert shown.returncode == 0, shown.stderr
-        assert ("4 shards are left to other processes" in shown.stdout) == (rank == 1)
+        status, said, _ = shell("--teacher", first, "--int8", RANK=str(rank), WORLD_SIZE="2")
+        assert status == 0 and ("4 shards are left to other processes" in said) == (rank == 1)
     assert open_features(corpus, "first").stamp.dtype == "int8"
-    shown = shell("--teacher", first, "--teacher", str(teachers / "second"), "--workers", "1")
-    assert shown.returncode == 2 and "second: rows of width 12" in shown.stdout
-    assert "rows with other numbers lie there" in shown.stderr and "Traceback" not in shown.stderr
-    shown = shell("--teacher", first, "--replace", "--workers", "1")
-    assert shown.returncode == 0 and open_features(corpus, "first").stamp.dtype == "float16"
-    assert shell("--teacher", first, "--views", "-1").returncode == 2
+    status, said, wrong = shell("--teacher", first, "--teacher", second)
+    assert status == 2 and "second: rows of width 12" in said and "rows with other numbers lie there" in wrong
+    status, said, _ = shell("--teacher", first, "--replace")
+    assert status == 0 and open_features(corpus, "first").stamp.dtype == "float16" and "covers" in said
+    assert shell("--teacher", first, "--views", "-1")[0] == 2
+    assert shell()[0] == 2
