@@ -51,8 +51,8 @@ def write_corpus(folder: Path) -> dict[str, Any]:
     return tree
 
 
-def work_of(corpus: dict[str, Any], *, frozen: bool, own: float = 0.25, context: int = 64) -> Any:
-    """A prepared run."""
+def work_of(corpus: dict[str, Any], *, frozen: bool, own: float = 0.25, context: int = 64, **settings: Any) -> Any:
+    """A prepared run. settings: more of its train section."""
     from medweave.training.distributed import start
     from medweave.training.recipe import Recipe
     from medweave.training.run import Run
@@ -61,7 +61,7 @@ def work_of(corpus: dict[str, Any], *, frozen: bool, own: float = 0.25, context:
     image = {"tower": "timm:tf_efficientnet_lite0", "size": 128, "resize": "squash"}
     text = {"tower": "offline:minilm", "context": context, "freeze": frozen}
     train = {"run": str(Path(corpus["path"]).parent / "run"), "steps": ROUNDS * (STEPS + 2) * 2, "batch": BATCH}
-    train |= {"captions": {"sources": {"bench": {"own": own, "bank": 1 - own}}}}
+    train |= {"captions": {"sources": {"bench": {"own": own, "bank": 1 - own}}}} | settings
     tree = {"corpus": corpus, "model": {"image": image, "text": text, "embed": 256}, "train": train}
     recipe, ranks = Recipe.model_validate(tree), start()
     return prepare(recipe, Run(recipe.train.run), data_of(recipe, ranks), ranks)
@@ -92,10 +92,10 @@ def loop(corpus: dict[str, Any], frozen: bool) -> dict[str, float]:
         start = time.perf_counter()
         for _ in range(STEPS):
             share, _ = next(shares)
-            losses, _ = _step(work, share)
+            made = _step(work, share)
             work.counts.add(share)
             work.step += 1
-        losses["contrastive"].item()
+        made.losses["contrastive"].item()
         return (time.perf_counter() - start) / STEPS
 
     micro, model, criterion = work.loader[0].micros[0], work.model, ClipLoss()

@@ -91,6 +91,9 @@ def features(
     corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="folder of a built corpus")],
     teacher: Annotated[list[str], typer.Option(help=f"model whose rows are stored; may be repeated: {MODELS}")],
     views: Annotated[int, typer.Option(min=0, help="augmented views of each image, besides the whole one")] = 0,
+    resize: Annotated[
+        str, typer.Option(help="how views become squares: pad, crop or squash, as the student's")
+    ] = "pad",
     int8: Annotated[bool, typer.Option("--int8", help="eight bits a number instead of sixteen")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="processes; one a core, or one that uses a GPU")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="delete rows of another model under that name")] = False,
@@ -99,7 +102,7 @@ def features(
     from medweave.features.run import run
 
     status = 0
-    for outcome in run(corpus, teacher, views, int8=int8, workers=workers, replace=replace):
+    for outcome in run(corpus, teacher, views, resize, int8=int8, workers=workers, replace=replace):
         tell = say if outcome.status else print
         tell(outcome.text)
         status = max(status, outcome.status)

@@ -12,7 +12,8 @@ import medweave
 from medweave.cli import main
 from medweave.errors import RequestError
 
-VERBS = ("quickstart", "build", "info", "preview", "train", "evaluate", "compare", "classify", "embed", "doctor")
+VERBS = ["quickstart", "build", "info", "preview", "teachers", "features", "train", "evaluate"]
+VERBS += ["compare", "classify", "embed", "doctor"]
 
 
 def shell(*words, cwd=None):

@@ -106,7 +106,7 @@ def _items(
             draw = generator(recipe.seed, "shard caption", row["id"])
             yield Item(
                 row={name: row[name] for name in PLANNED.names},
-                caption=pick(fields_of(row), recipe.sources[row["recipe"]].captions, bank, draw),
+                caption=pick(fields_of(row), recipe.sources[row["recipe"]].captions, bank, draw).text,
                 data=picture.data,
                 format=picture.format,
                 width=picture.width,

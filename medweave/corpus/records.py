@@ -15,6 +15,7 @@ from medweave.corpus.store import Corpus
 from medweave.files import canonical_json, whole_file
 
 FOLDER = ".build"
+FEATURES = "features"  # another command may be writing there
 FACTS = b"medweave"
 ROWS = INDEX.remove(INDEX.get_field_index("shard"))
 
@@ -64,7 +65,8 @@ def forget_others(folder: Path, names: set[str], corpus: Corpus | None) -> None:
         if path.name not in kept:
             path.unlink()
     for draft in folder.rglob(".*.part"):
-        draft.unlink(missing_ok=True)
+        if draft.relative_to(folder).parts[0] != FEATURES:
+            draft.unlink(missing_ok=True)
 
 
 def _path(folder: Path, name: str) -> Path:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -92,8 +93,9 @@ def cover(
     thresholds: Thresholds | None = None,
     pool: int = 256,
     seed: int = 0,
+    file: Path | None = None,
 ) -> Coverage:
-    """Judge a teacher on every sample and write covered.parquet: id, covered, by, score.
+    """Judge a teacher on every sample and write covered.parquet, or another file: id, covered, by, score.
 
     training: samples whose labels and texts are used to measure; None: the split of that name. domains: modalities that
     the teacher was made for; None: as its catalogue card says, and all where that says nothing. by: what is trusted or
@@ -111,20 +113,20 @@ def cover(
         thresholds or Thresholds(),
         np.array(sorted(corpus.withdrawn()), np.int64),
     )
-    coverage = Coverage(write_verdicts(features, judge), measured)
+    coverage = Coverage(write_verdicts(features, judge, file), measured)
     if not coverage.covered:
         todo = "leave this teacher out, name its domains, or lower the thresholds"
         raise UserError(f"{features.name} {coverage.text()}", where=features.layout.folder, todo=todo)
     return coverage
 
 
-def write_verdicts(features: Features, judge: Judge) -> dict[tuple[str, bool], int]:
+def write_verdicts(features: Features, judge: Judge, file: Path | None = None) -> dict[tuple[str, bool], int]:
     """covered.parquet, streamed; (by, covered) -> samples."""
     counts: Counter[tuple[str, bool]] = Counter()
     schema = COLUMNS.with_metadata({"rows": features.stamp.rows_hash})
-    path = features.layout.covered
-    with whole_file(path) as draft, pq.ParquetWriter(draft, schema, compression="zstd") as file:
-        verdicts = _written(_tables(features.corpus, judge), file, counts)
+    path = file or features.layout.covered
+    with whole_file(path) as draft, pq.ParquetWriter(draft, schema, compression="zstd") as table:
+        verdicts = _written(_tables(features.corpus, judge), table, counts)
         deque(track(verdicts, f"coverage, {features.name}", len(features)), maxlen=0)
     return dict(sorted(counts.items()))
 

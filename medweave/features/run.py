@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast, get_args
 
+from medweave.corpus.resize import Policy
 from medweave.corpus.store import open_corpus
-from medweave.errors import UserError
+from medweave.errors import UserError, unknown_name
 from medweave.features.coverage import cover
 from medweave.features.extract import extract
 from medweave.features.store import open_features
@@ -26,13 +28,19 @@ def run(
     corpus: Path | str,
     teachers: Sequence[str],
     views: int = 0,
+    resize: str = "pad",
     *,
     int8: bool = False,
     workers: int | None = None,
     replace: bool = False,
 ) -> Iterator[Outcome]:
-    """The rows and the coverage of each teacher of a corpus. views: augmented views an image. Others: as `extract`."""
-    opened, drawn = open_corpus(corpus), Views(count=views) if views else None
+    """The rows and the coverage of each teacher of a corpus. Others: as `extract`.
+
+    views: augmented views an image. resize: their policy, as the student's. Raises RequestError for another policy.
+    """
+    if resize not in get_args(Policy):
+        raise unknown_name("way to a square", resize, get_args(Policy), where="--resize")
+    opened, drawn = open_corpus(corpus), Views(count=views, policy=cast(Policy, resize)) if views else None
     for teacher in teachers:
         try:
             made = extract(

@@ -14,6 +14,7 @@ from medweave.features.rows import Kind
 from medweave.features.views import Views
 from medweave.files import hash_of, read_json, write_json
 from medweave.models.encoder import Encoder
+from medweave.models.teachers.catalogue import LicenceClass
 from medweave.recipe import Section, as_data, check
 
 FORMAT = 1
@@ -41,7 +42,8 @@ class Teacher(Section):
     preprocess: dict[str, Any] | None = Field(description="what it expects of an image")
     domains: tuple[str, ...] | None = Field(description="modalities that it was made for")
     licence: str | None = Field(description="as the model states it")
-    licence_class: str | None = Field(description="of that licence")
+    licence_class: LicenceClass | None = Field(description="of that licence")
+    binds_students: bool | None = Field(None, description="whether its terms reach models trained on its outputs")
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -158,6 +160,7 @@ def teacher_of(encoder: Encoder, reference: str) -> Teacher:
         domains=tuple(domains) if isinstance(domains, list | tuple) else None,
         licence=facts.get("licence"),
         licence_class=facts.get("licence_class"),
+        binds_students=facts.get("binds_students"),
     )
 
 

@@ -75,7 +75,7 @@ def standardise(features: Features, numbers: Ranges) -> dict[Side, Standard]:
 
 def _made_of(features: Features, numbers: Ranges) -> str:
     """sha256 of all that the statistics depend on."""
-    covered = features.layout.covered
+    covered = features.verdicts
     trusted = hash_of_file(covered) if covered.exists() else None
     samples = hashlib.sha256(numbers.starts.tobytes() + numbers.stops.tobytes()).hexdigest()
     return hash_of([features.stamp.rows_hash, samples, trusted, list(features.captions)])

@@ -32,11 +32,12 @@ SHOWN = 3
 class Features:
     """The rows of one teacher for one corpus; safe to share with threads, forked and spawned workers.
 
-    A sample whose image could not be read has an image row of zeros, and is not covered.
+    A sample whose image could not be read has an image row of zeros, and is not covered. verdicts: covered.parquet.
     """
 
-    def __init__(self, corpus: Corpus, layout: Layout, stamp: Stamp) -> None:
+    def __init__(self, corpus: Corpus, layout: Layout, stamp: Stamp, verdicts: Path | None = None) -> None:
         self.corpus, self.layout, self.stamp = corpus, layout, stamp
+        self.verdicts = verdicts or layout.covered
         self.name, self.width = layout.folder.name, stamp.width
         samples = [shard.samples for shard in stamp.shards]
         self._starts = np.concatenate([[0], np.cumsum(samples, dtype=np.int64)])
@@ -54,7 +55,11 @@ class Features:
         return int(self._starts[-1])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_features, (self.corpus, self.name, None, self.layout.folder.parent)
+        return open_features, (self.corpus, self.name, None, self.layout.folder.parent, self.verdicts)
+
+    def with_verdicts(self, file: Path) -> Features:
+        """The same rows, trusted where another covered.parquet says so."""
+        return Features(self.corpus, self.layout, self.stamp, file)
 
     @property
     def sides(self) -> tuple[Side, ...]:
@@ -125,7 +130,7 @@ class Features:
     def covered(self, numbers: Numbers) -> NDArray[np.bool_]:
         """Which samples the teacher is trusted on, [b]: all that could be read, where nothing was measured."""
         numbers = np.asarray(numbers, np.int64)
-        if not self.layout.covered.exists():
+        if not self.verdicts.exists():
             return ~np.isin(numbers, self.unread)
         bits = self._covered
         return (bits[numbers >> 3] >> (7 - (numbers & 7)).astype(np.uint8) & 1).astype(bool)
@@ -199,15 +204,15 @@ class Features:
 
     @cached_property
     def _scores(self) -> NDArray[np.float16]:
-        if not self.layout.covered.exists():
+        if not self.verdicts.exists():
             return np.full(len(self), np.nan, np.float16)
         return self._trust("score").astype(np.float16)
 
     def _trust(self, column: str) -> NDArray[Any]:
         """A column of covered.parquet. Raises UserError where it is about other rows."""
-        file = pq.ParquetFile(self.layout.covered)
+        file = pq.ParquetFile(self.verdicts)
         if (file.schema_arrow.metadata or {}).get(b"rows", b"").decode() != self.stamp.rows_hash:
-            raise UserError("made for other rows", where=self.layout.covered, todo=AGAIN)
+            raise UserError("made for other rows", where=self.verdicts, todo=AGAIN)
         return file.read([column])[column].to_numpy()
 
     def _check(self, what: str, there: bool) -> None:
@@ -215,10 +220,12 @@ class Features:
             raise UserError(f"no rows of {what}", where=self.layout.folder, todo="extract them")
 
 
-def open_features(corpus: Corpus, name: str, encoder: Encoder | None = None, root: Path | None = None) -> Features:
+def open_features(
+    corpus: Corpus, name: str, encoder: Encoder | None = None, root: Path | None = None, verdicts: Path | None = None
+) -> Features:
     """The rows of a teacher for a corpus. encoder: the teacher itself, to be sure that they are its.
 
-    root: the folder of all teachers' rows, where it is not the corpus's own.
+    root: the folder of all teachers' rows, where it is not the corpus's own. verdicts: a covered.parquet elsewhere.
     Raises RequestError when there are none of that name, UserError when they are of another teacher, or not of the
     corpus's shards as they are now.
     """
@@ -234,7 +241,7 @@ def open_features(corpus: Corpus, name: str, encoder: Encoder | None = None, roo
     if wrong := stale(corpus, stamp):
         more = f" and {len(wrong) - SHOWN:,} more" if len(wrong) > SHOWN else ""
         raise UserError(f"{'; '.join(wrong[:SHOWN])}{more}", where=layout.folder, todo=AGAIN)
-    return Features(corpus, layout, stamp)
+    return Features(corpus, layout, stamp, verdicts)
 
 
 def names(corpus: Corpus, root: Path | None = None) -> list[str]:

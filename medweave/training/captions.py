@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from medweave.corpus.captions.bank import Bank, Entry
-from medweave.corpus.captions.pick import pick
+from medweave.corpus.captions.pick import Picked, pick
 from medweave.corpus.recipe import CaptionShares
 from medweave.corpus.sample import State
 from medweave.corpus.store import Corpus
@@ -20,10 +20,12 @@ Kind = Literal["own", "bank", "other"]  # other: only a denial, or modality and 
 
 
 class Caption(NamedTuple):
-    """A text and where it is from."""
+    """A text and where it is from. own, parts: as `pick` says."""
 
     text: str
     kind: Kind
+    own: int | None = None
+    parts: tuple[str, ...] = ()
 
 
 class Captions:
@@ -35,10 +37,14 @@ class Captions:
     def draw(self, step: int, number: int, fields: Mapping[str, Any]) -> Caption:
         """The caption of one sample at one step. fields: its KEY.json."""
         shares = self.shares.get(fields["source"]) or CaptionShares()
-        text = pick(fields, shares, self.bank, generator(self.seed, "caption", step, number))
-        if any(text == own["text"] for own in fields["texts"]):
-            return Caption(text, "own")
-        return Caption(text, "bank" if State.PRESENT in fields["findings"].values() else "other")
+        picked = pick(fields, shares, self.bank, generator(self.seed, "caption", step, number))
+        return Caption(picked.text, _kind(picked, fields), picked.own, picked.parts)
+
+
+def _kind(picked: Picked, fields: Mapping[str, Any]) -> Kind:
+    if picked.own is not None:
+        return "own"
+    return "bank" if State.PRESENT in fields["findings"].values() else "other"
 
 
 def captions_of(corpus: Corpus, recipe: CaptionsRecipe, seed: int) -> Captions:

@@ -26,6 +26,10 @@ class Labels:
         """The labels of some samples, [k]; None where no finding is known."""
         return [self._told[code] for code in self.known.codes[numbers].tolist()]
 
+    def modalities(self, numbers: NDArray[np.int64]) -> list[str]:
+        """The modalities of some samples, [k]."""
+        return [self.known.sets[code].key[0] for code in self.known.codes[numbers].tolist()]
+
     def among(self, ranges: Ranges) -> list[LabelSet]:
         """The distinct label sets of the samples in these ranges."""
         return [self.known.sets[code] for code in np.flatnonzero(self.known.counts(ranges))]

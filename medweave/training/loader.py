@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -23,15 +23,18 @@ from torch.utils.data import DataLoader, Dataset
 from medweave.corpus.augment import AugmentRecipe, augment
 from medweave.corpus.images import decode
 from medweave.corpus.limits import BadImage
-from medweave.corpus.order import Order
+from medweave.corpus.order import Numbers, Order
 from medweave.corpus.resize import Policy, resize
 from medweave.corpus.store import Corpus
 from medweave.errors import DamagedError, UserError
+from medweave.features.views import Views
 from medweave.models.tokens import Tokens
 from medweave.seeds import generator
 from medweave.training.captions import Caption, Captions
 from medweave.training.distributed import Ranks
 from medweave.training.menu import Menu
+from medweave.training.objective import TeacherRows
+from medweave.training.teachers import Teachers
 
 T = TypeVar("T")
 
@@ -77,7 +80,7 @@ class Share:
     """One process's part of a step. numbers: [b] sample numbers. kinds: where each text is from.
 
     problems: [b] why an image could not be read, empty if it could. menu: this process's captions of the menu, as a
-    micro-batch without pixels; None when no objective needs them.
+    micro-batch without pixels; None when no objective needs them. rows: teacher -> what it stored of these samples.
     """
 
     step: int
@@ -86,26 +89,39 @@ class Share:
     kinds: list[str]
     problems: list[str]
     menu: Micro | None = None
+    rows: dict[str, TeacherRows] = field(default_factory=dict)
 
     def pin_memory(self) -> Share:
         """The same, pinned."""
         menu = self.menu.pin_memory() if self.menu is not None else None
-        return replace(self, micros=[micro.pin_memory() for micro in self.micros], menu=menu)
+        rows = {name: of_one.each(Tensor.pin_memory) for name, of_one in self.rows.items()}
+        return replace(self, micros=[micro.pin_memory() for micro in self.micros], menu=menu, rows=rows)
 
 
 @dataclass(frozen=True)
 class Look:
-    """What becomes of pixels: side of the square, resizing, augmentation (None: none)."""
+    """What becomes of pixels: side of the square, resizing, augmentation (None: none).
+
+    views: stored views that are shown instead of an augmentation drawn anew; None: none.
+    """
 
     size: int
     policy: Policy
     augment: AugmentRecipe | None
+    views: Views | None = None
+
+    def view(self, seed: int, step: int, number: int) -> int:
+        """Which stored view of a sample a step shows, 0: the whole picture. A pure function."""
+        if self.views is None:
+            return 0
+        return int(generator(seed, "shown view", step, number).integers(self.views.count + 1))
 
 
 class Steps(Dataset[Share]):
     """Item `step` is this process's share of that step.
 
-    tokenize: None when texts need not be tokenised. menu: None when no objective needs its captions.
+    tokenize: None when texts need not be tokenised. menu: None when no objective needs its captions. teachers: None
+    when no objective learns from any.
     """
 
     def __init__(
@@ -118,8 +134,9 @@ class Steps(Dataset[Share]):
         ranks: Ranks,
         accumulate: int,
         menu: Menu | None = None,
+        teachers: Teachers | None = None,
     ) -> None:
-        self.corpus, self.order, self.captions = corpus, order, captions
+        self.corpus, self.order, self.captions, self.teachers = corpus, order, captions, teachers
         self.look, self.tokenize, self.menu, self.ranks = look, tokenize, menu, ranks
         self.part = ranks.share(order.batch)
         self.size = order.batch // ranks.world // accumulate
@@ -135,13 +152,22 @@ class Steps(Dataset[Share]):
         ]
         kinds: list[str] = [caption.kind for _, caption, _ in samples]
         problems = [problem for _, _, problem in samples]
-        return Share(step, numbers, micros, kinds, problems, self.menu_of(step))
+        rows = self._rows(step, numbers, self._shown(step, numbers), [caption for _, caption, _ in samples])
+        return Share(step, numbers, micros, kinds, problems, self.menu_of(step), rows)
+
+    def drawn(self, step: int) -> list[Caption]:
+        """The captions of this process's share, without its pixels."""
+        numbers = self.order.numbers(step)[self.part].tolist()
+        return [self.captions.draw(step, number, self.corpus.fields(number)) for number in numbers]
 
     def texts(self, step: int) -> list[str]:
-        """The captions of this process's share, without its pixels, then those of the menu."""
-        numbers = self.order.numbers(step)[self.part].tolist()
-        own = [self.captions.draw(step, number, self.corpus.fields(number)).text for number in numbers]
+        """The texts of this process's share, then those of the menu."""
+        own = [caption.text for caption in self.drawn(step)]
         return own + (self.menu.texts(step) if self.menu is not None else [])
+
+    def rows_of_whole(self, step: int, captions: Sequence[Caption]) -> dict[str, TeacherRows]:
+        """What teachers stored of this process's share: of whole pictures, beside the captions that are drawn."""
+        return self._rows(step, self.order.numbers(step)[self.part], None, captions)
 
     def menu_of(self, step: int) -> Micro | None:
         """This process's part of the menu, equally long on all: the first captions come twice where it must be."""
@@ -162,10 +188,26 @@ class Steps(Dataset[Share]):
         pixels = self._looked_at(array, fields["modality"], step, number)
         return pixels, self.captions.draw(step, number, fields), ""
 
+    def _rows(
+        self, step: int, numbers: Numbers, views: Numbers | None, captions: Sequence[Caption]
+    ) -> dict[str, TeacherRows]:
+        if self.teachers is None:
+            return {}
+        return self.teachers.rows(numbers, views, captions, self.menu.texts(step) if self.menu is not None else [])
+
+    def _shown(self, step: int, numbers: Numbers) -> Numbers | None:
+        """Which stored view of each sample a step shows; None where none is replayed."""
+        if self.look.views is None:
+            return None
+        return np.array([self.look.view(self.captions.seed, step, number) for number in numbers.tolist()], np.int64)
+
     def _looked_at(self, array: NDArray[np.uint8], modality: str, step: int, number: int) -> NDArray[np.uint8]:
         """uint8 [h,w] or [h,w,3] -> [s,s,3]."""
         look = self.look
-        if look.augment is None:
+        shown = look.view(self.captions.seed, step, number)
+        if shown and look.views is not None:
+            return look.views.picture(array, look.size, modality, number, shown)
+        if look.augment is None or look.views is not None:
             square = resize(array, look.size, look.policy)
             return square if square.ndim == 3 else np.repeat(square[..., None], 3, axis=2)
         draw = generator(self.captions.seed, "augment", step, number)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -29,7 +29,7 @@ from medweave.recipe import as_data, recipe_hash
 from medweave.training import checkpoint, distributed
 from medweave.training.distributed import Ranks
 from medweave.training.embed import backward
-from medweave.training.head_start import check_separable, head_finish, head_start
+from medweave.training.heads import check_separable, head_finish, head_start
 from medweave.training.loader import Share, batches
 from medweave.training.log import Log, Stopwatch
 from medweave.training.norms import PICTURES, learning_norms, re_estimate
@@ -38,6 +38,8 @@ from medweave.training.optim import rate, set_rate, step_
 from medweave.training.recipe import Recipe, section
 from medweave.training.run import Run
 from medweave.training.work import Work, data_of, prepare, resume, save, totals
+
+LICENCE = "that of its training data and teachers"
 
 
 def train(recipe: Recipe) -> Run:
@@ -91,13 +93,13 @@ def _steps(work: Work, log: Log | None) -> None:
     _learn(work)
     for share, waited in batches(work.loader, work.step, total, settings.workers, work.ranks.device.type == "cuda"):
         set_rate(work.optimiser, rate(work.step, total, settings.optimiser.warmup))
-        losses, norm = _step(work, share)
+        made = _step(work, share)
         work.counts.add(share)
         work.step += 1
         watch.add(settings.batch, waited)
 
         if _due(work.step, settings.log, total) or _due(work.step, keep, total):
-            line = _line(work, losses, norm)
+            line = _line(work, made)
             if log is not None and _due(work.step, settings.log, total):
                 log.train(work.step, line | watch.read())
         if _new_epoch(work):
@@ -112,15 +114,23 @@ def _steps(work: Work, log: Log | None) -> None:
         watch.skip(time.perf_counter() - paused)
 
 
-def _step(work: Work, share: Share) -> tuple[Losses, torch.Tensor]:
-    """One optimiser step: the losses, and the norm of their gradient."""
-    numbers = work.data.order.numbers(work.step)
+class _Made(NamedTuple):
+    """One optimiser step: its losses, the norm of their gradient, and the share of samples that each teacher told."""
+
+    losses: Losses
+    norm: torch.Tensor
+    taught: dict[str, float]
+
+
+def _step(work: Work, share: Share) -> _Made:
     read = _readable(share, work.ranks)
-    losses = backward(work.towers, work.objectives, share, work.data.batch(numbers, work.menu), read, work.ranks)
+    batch = work.batch(work.data.order, share)
+    losses = backward(work.towers, work.objectives, share, batch, read, work.ranks)
     norm = step_(work.optimiser, work.model, work.settings.optimiser.clip)
     if work.average is not None:
         work.average.update(work.step)
-    return losses, norm
+    taught = {name: float(rows.covered.float().mean()) for name, rows in batch.rows.items()}
+    return _Made(losses, norm, taught)
 
 
 def _readable(share: Share, ranks: Ranks) -> torch.Tensor:
@@ -128,10 +138,10 @@ def _readable(share: Share, ranks: Ranks) -> torch.Tensor:
     return ranks.gather(torch.tensor([not problem for problem in share.problems]))
 
 
-def _line(work: Work, losses: Losses, norm: torch.Tensor) -> dict[str, Any]:
+def _line(work: Work, made: _Made) -> dict[str, Any]:
     """A line of the log. Raises UserError when the loss is no number any more."""
-    values = {name: float(loss) for name, loss in losses.items()}
-    if not all(map(math.isfinite, (*values.values(), float(norm)))):
+    values = {name: float(loss) for name, loss in made.losses.items()}
+    if not all(map(math.isfinite, (*values.values(), float(made.norm)))):
         raise UserError(
             f"the loss or its gradient is not finite at step {work.step}",
             where=work.run.path,
@@ -142,11 +152,12 @@ def _line(work: Work, losses: Losses, norm: torch.Tensor) -> dict[str, Any]:
         "loss": sum(values.values()),
         "losses": values,
         "lr": max(group["lr"] for group in work.optimiser.param_groups),
-        "gradient": float(norm),
+        "gradient": float(made.norm),
         "scale": work.model.logit_scale.exp().item(),
         "bias": bias.item() if bias is not None else 0.0,
         "images": images,
         "epoch": images / work.data.mix.samples,
+        "taught": made.taught,
     }
 
 
@@ -230,8 +241,14 @@ def _facts(work: Work) -> dict[str, Any]:
     settings, corpus, counts = work.settings, work.data.corpus, work.run.counts
     path = str(corpus.path.resolve() if isinstance(corpus.path, Path) else corpus.path)
     trained_on = {"corpus": corpus.hash, "path": path, "part": as_data(settings.data)}
+    inherited = work.data.inherited
     return {
         "name": work.recipe.name,
+        "licence": LICENCE,
+        "licence_class": inherited.licence_class,
+        "binds_students": inherited.binds_students,
+        "inherits": list(inherited.sentences),
+        "teachers": [one.facts for one in work.data.teachers.taught] if work.data.teachers is not None else [],
         "recipe": recipe_hash(work.recipe),
         "trained_on": {**trained_on, "leave_out": settings.leave_out},
         "places": _places(work),

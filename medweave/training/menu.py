@@ -40,6 +40,11 @@ class Menu:
         """[B, K] int8: PRESENT, ABSENT (what is of another place is), UNKNOWN; all UNKNOWN where nothing is present."""
         return torch.stack([self._row(of_one) for of_one in labels])
 
+    def near(self, modalities: Sequence[str]) -> Tensor:
+        """[B, K] bool: which findings are of the modality of each image."""
+        own = {name: torch.tensor([name == modality for modality, _, _ in self.triplets]) for name in set(modalities)}
+        return torch.stack([own[name] for name in modalities])
+
     def _row(self, labels: LabelSet | None) -> Tensor:
         if labels is None or not labels.present:
             return torch.full((len(self),), UNKNOWN, dtype=torch.int8)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from medweave.seeds import seed_of
 from medweave.training.positives import LabelSet
 from medweave.training.recipe import OBJECTIVES, ObjectiveRecipe
 
@@ -39,18 +40,24 @@ class Embeddings:
 class TeacherRows:
     """What one teacher stored of a batch. image, text: [B, E] float32 unit rows, None for a side that it lacks.
 
-    gate: [B] in [0, 1], how far it is trusted on each sample; 0: it does not cover it, and its rows mean nothing.
+    gate: [B] >= 0, how far it is trusted on each sample; 0: it does not cover it, and its rows mean nothing.
+    menu: [K c, E], its rows of the menu's captions, None where no objective needs them.
     """
 
     gate: Tensor
     image: Tensor | None = None
     text: Tensor | None = None
+    menu: Tensor | None = None
 
     def of(self, kept: Tensor) -> TeacherRows:
         """The rows of some samples. kept: their places, int64, or a mask."""
         kept = kept.to(self.gate.device)
-        image, text = (None if rows is None else rows[kept] for rows in (self.image, self.text))
-        return TeacherRows(self.gate[kept], image, text)
+        return self.each(lambda rows: rows[kept])
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> TeacherRows:
+        """The same with what is known of each sample changed; the menu's rows stay."""
+        image, text = (None if rows is None else change(rows) for rows in (self.image, self.text))
+        return TeacherRows(change(self.gate), image, text, self.menu)
 
     @property
     def covered(self) -> Tensor:
@@ -103,27 +110,29 @@ class Given:
 class Batch:
     """What is known of the samples of a batch. numbers: [B] int64. labels: [B], None where nothing is known.
 
-    truth: [B, K] int8, which findings of the menu they show; None when no objective needs it. rows: teacher -> its rows
-    of these samples. step: for what is drawn anew at each step.
+    truth: [B, K] int8, which findings of the menu they show; near: [B, K] bool, which are of their modality; None when
+    no objective needs the menu. rows: teacher -> its rows of these samples. step: for what is drawn anew at each step.
     """
 
     numbers: Tensor
     labels: Sequence[LabelSet | None]
     truth: Tensor | None = None
+    near: Tensor | None = None
     rows: Mapping[str, TeacherRows] = field(default_factory=dict)
     step: int = 0
 
     def of(self, kept: Tensor) -> Batch:
         """The batch of some samples. kept: their places, int64 on the CPU."""
-        truth = None if self.truth is None else self.truth[kept]
+        truth, near = (None if known is None else known[kept] for known in (self.truth, self.near))
         rows = {name: of_one.of(kept) for name, of_one in self.rows.items()}
-        return Batch(self.numbers[kept], [self.labels[at] for at in kept.tolist()], truth, rows, self.step)
+        return Batch(self.numbers[kept], [self.labels[at] for at in kept.tolist()], truth, near, rows, self.step)
 
 
 class Objective(nn.Module, ABC):
     """One loss. Its own parameters, if it has any, are trained with the model."""
 
     menu_captions = 0  # how many captions of every finding it wants at each step
+    learns_from_teachers = False
 
     @abstractmethod
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
@@ -133,9 +142,11 @@ class Objective(nn.Module, ABC):
 class Objectives(nn.Module):
     """All losses of a recipe, as one."""
 
-    def __init__(self, recipes: Sequence[ObjectiveRecipe], given: Given) -> None:
+    def __init__(self, recipes: Sequence[ObjectiveRecipe], given: Given, seed: int = 0) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(build(recipe, given) for recipe in recipes)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(seed, "objectives"))
+            self.parts = nn.ModuleList(build(recipe, given) for recipe in recipes)
 
     @property
     def menu_captions(self) -> int:

@@ -97,6 +97,40 @@ class HeadRecipe(Section):
     lr: float = Field(1e-3, gt=0, description="peak learning rate of a tenth of warm-up and a cosine to 0")
 
 
+class TeacherRecipe(Section):
+    """One teacher that a run learns from."""
+
+    name: str = Field(description="of its rows: a folder of CORPUS/features")
+    weight: float = Field(1.0, gt=0, description="factor of its share in what a sample learns from all teachers")
+    scale: float | None = Field(None, gt=0, description="of its affinities; None: its own head's")
+
+
+def _teacher(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class TeachersRecipe(Section):
+    """Teachers' stored rows, for the objectives that learn from them."""
+
+    rows: list[Annotated[TeacherRecipe, BeforeValidator(_teacher)]] = Field(
+        min_length=1, description="names of rows that `medweave features` made, or sections with more"
+    )
+    folder: Folder | None = Field(None, description="folder of all rows; None: CORPUS/features")
+    trust: float = Field(
+        1.0, ge=0, description="power of a teacher's measured score in its share; 0: all that cover a sample alike"
+    )
+    replay: bool = Field(
+        True, description="show the views whose rows are stored, where there are any; false: augment and ignore them"
+    )
+    accept: list[str] = Field([], description="teachers whose licence would stop this run, and that you may use so")
+
+    @model_validator(mode="after")
+    def _names_once(self) -> TeachersRecipe:
+        if len({one.name for one in self.rows}) < len(self.rows):
+            raise ValueError("a teacher is named twice")
+        return self
+
+
 class TrainRecipe(Section):
     """One training run: data, budget, optimiser, objectives, what is kept."""
 
@@ -115,6 +149,7 @@ class TrainRecipe(Section):
         min_length=1,
         description="the losses, summed",
     )
+    teachers: TeachersRecipe | None = Field(None, description="whose stored rows objectives learn from; None: nobody's")
     head_start: HeadRecipe | None = Field(None, description="train the projections first; None: all at once")
     head_finish: HeadRecipe | None = Field(
         None, description="train the projections of the kept weights once more, on unaugmented images; None: no"

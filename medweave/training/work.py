@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from medweave.corpus.captions.bank import Triplet
-from medweave.corpus.order import Order
+from medweave.corpus.order import Numbers, Order, Ranges
 from medweave.corpus.store import Corpus, open_corpus
 from medweave.errors import RequestError
 from medweave.files import write_json
 from medweave.models import dual
+from medweave.models.teachers.licences import Inherited, inherited
 from medweave.models.towers import drops
 from medweave.models.two_towers import DualModel
 from medweave.progress import say
@@ -25,13 +26,14 @@ from medweave.training.counts import Counts, report
 from medweave.training.distributed import Ranks
 from medweave.training.embed import Towers
 from medweave.training.labels import Labels, labels_of
-from medweave.training.loader import Look, Steps
+from medweave.training.loader import Look, Share, Steps
 from medweave.training.menu import Menu, findings_of
 from medweave.training.mix import Mix, mix_of
 from medweave.training.objective import Batch, Given, Objectives
 from medweave.training.optim import Average, optimiser_of
 from medweave.training.recipe import Recipe, TrainRecipe, section
 from medweave.training.run import Run
+from medweave.training.teachers import Teachers, teachers_of
 from medweave.training.validate import Validation, exam_of
 
 SHOWN = 5  # names in a line
@@ -46,18 +48,37 @@ class Data:
     order: Order
     captions: Captions
     labels: Labels
+    teachers: Teachers | None
 
     def hashes(self) -> dict[str, str]:
         """Of all that decides what a step sees, beside the recipe."""
         captions = bank_hash(self.captions.bank)
         data = {"corpus": self.corpus.hash, "captions": captions, "training samples": self.mix.hash}
         block = {"train.mix.block": str(self.mix.block)} if self.mix.block > 1 else {}
-        return data | block | self.corpus.overlay_hashes(self.corpus.labels)
+        teachers = {f"teacher {one.name}": one.hash for one in self.teachers.taught} if self.teachers else {}
+        return data | block | teachers | self.corpus.overlay_hashes(self.corpus.labels)
 
-    def batch(self, numbers: NDArray[np.int64], menu: Menu | None) -> Batch:
+    def batch(self, numbers: Numbers, menu: Menu | None) -> Batch:
         """What is known of the samples of a batch, by their numbers [B]."""
         labels = self.labels.of(numbers)
-        return Batch(torch.from_numpy(numbers), labels, menu.truth(labels) if menu is not None else None)
+        if menu is None:
+            return Batch(torch.from_numpy(numbers), labels)
+        near = menu.near(self.labels.modalities(numbers))
+        return Batch(torch.from_numpy(numbers), labels, menu.truth(labels), near)
+
+    @property
+    def training(self) -> Ranges:
+        """All training samples."""
+        return Ranges.of_mask(np.any([ranges.mask(len(self.corpus)) for ranges in self.mix.ranges], axis=0))
+
+    @property
+    def inherited(self) -> Inherited:
+        """What the model's card states of licences. Raises RequestError where a teacher must be accepted first."""
+        rows = self.corpus.facts["licences"]
+        own = sorted({row["licence_class"] for row in rows if row["source"] in self.mix.sources})
+        if self.teachers is None:
+            return inherited([], own=own)
+        return inherited([one.terms for one in self.teachers.taught], self.teachers.recipe.accept, own)
 
     @cached_property
     def findings(self) -> list[Triplet]:
@@ -100,6 +121,14 @@ class Work:
         """All findings with their captions, when an objective needs them."""
         return self.loader.menu
 
+    def batch(self, order: Order, share: Share) -> Batch:
+        """What is known of the whole global batch of which a process has this share."""
+        rows = {name: of_one.each(self._gathered) for name, of_one in share.rows.items()}
+        return replace(self.data.batch(order.numbers(share.step), self.menu), rows=rows, step=share.step)
+
+    def _gathered(self, rows: Tensor) -> Tensor:
+        return self.ranks.gather(rows.to(self.ranks.device, non_blocking=True))
+
     @property
     def frozen_norm(self) -> bool:
         """Whether batch norm keeps its statistics."""
@@ -117,7 +146,12 @@ def data_of(recipe: Recipe, ranks: Ranks) -> Data:
     mix = mix_of(corpus, settings)
     order = mix.order(settings.batch, recipe.seed)
     captions = captions_of(corpus, settings.captions, recipe.seed)
-    return Data(corpus, mix, order, captions, labels_of(corpus))
+    teachers = teachers_of(corpus, settings.teachers) if settings.teachers is not None else None
+    data = Data(corpus, mix, order, captions, labels_of(corpus), teachers)
+    if teachers is not None:
+        teachers.check_captions(data.bank_captions)
+        data.inherited  # noqa: B018  a licence that stops the run stops it here
+    return data
 
 
 def prepare(recipe: Recipe, run: Run, data: Data, ranks: Ranks) -> Work:
@@ -125,13 +159,16 @@ def prepare(recipe: Recipe, run: Run, data: Data, ranks: Ranks) -> Work:
     settings: TrainRecipe = section(recipe, "train")
     model = dual.build(section(recipe, "model"), recipe.seed).to(ranks.device)
     check_heads(recipe, model)
-    objectives = Objectives(settings.objectives, Given(model.dim)).to(ranks.device)
+    teachers = data.teachers.measured(data.training, run.path, ranks) if data.teachers is not None else None
+    given = teachers.given(model.dim, data.training, ranks) if teachers is not None else Given(model.dim)
+    objectives = Objectives(settings.objectives, given, recipe.seed).to(ranks.device)
+    check_teachers(recipe, objectives)
     each = objectives.menu_captions
     menu = Menu(data.findings, data.captions.bank, recipe.seed, each) if each else None
     ranks.same_start([*model.state_dict().values(), *objectives.state_dict().values()])
-    look = Look(model.preprocess.size, model.preprocess.policy, settings.augment)
+    look = look_of(model, settings, teachers)
     tokenize = None if model.frozen_text else model.tokenize
-    loader = Steps(data.corpus, data.order, data.captions, look, tokenize, ranks, settings.accumulate, menu)
+    loader = Steps(data.corpus, data.order, data.captions, look, tokenize, ranks, settings.accumulate, menu, teachers)
     pooled = None
     if model.frozen_text:
         file = run.path / "texts.safetensors"
@@ -172,6 +209,32 @@ def check_heads(recipe: Recipe, model: DualModel) -> None:
             raise RequestError(
                 f"train.objectives.{at}.head is {head}, but {own} is {model.kind}", todo="both must be the same"
             )
+
+
+def check_teachers(recipe: Recipe, objectives: Objectives) -> None:
+    """Raises RequestError when objectives learn from teachers and there are none, or the other way round."""
+    kinds = [of_one.kind for of_one in section(recipe, "train").objectives]
+    learning = [kind for kind, part in zip(kinds, objectives.parts, strict=True) if part.learns_from_teachers]
+    named = section(recipe, "train").teachers is not None
+    if learning and not named:
+        todo = "name rows that `medweave features` made: train.teachers.rows=[NAME]"
+        raise RequestError(f"{' and '.join(learning)} learn from teachers", where="train.objectives", todo=todo)
+    if named and not learning:
+        todo = "add one, such as feature or affinity, or leave the teachers out"
+        raise RequestError("no objective learns from teachers", where="train.objectives", todo=todo)
+
+
+def look_of(model: DualModel, settings: TrainRecipe, teachers: Teachers | None) -> Look:
+    """What becomes of training pictures. Raises RequestError when stored views fit the model's way to a square not."""
+    views = teachers.views if teachers is not None else None
+    own = model.preprocess.policy
+    if views is not None and views.policy != own:
+        raise RequestError(
+            f"stored views become squares by {views.policy}, the model's pictures by {own}",
+            where="train.teachers",
+            todo=f"set model.image.resize={views.policy}, make views with --resize {own}, or replay=false",
+        )
+    return Look(model.preprocess.size, own, settings.augment, views)
 
 
 def in_bf16(settings: TrainRecipe, device: torch.device) -> bool:

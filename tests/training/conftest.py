@@ -1,6 +1,9 @@
 """A small corpus of stripes and rings in two sources, and tiny towers."""
 
 import csv
+import multiprocessing
+import os
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -135,3 +138,38 @@ def prepared():
 def work_of(recipe_of, prepared):
     """A function of changes to sections to a prepared run."""
     return lambda **changes: prepared(recipe_of(**changes))
+
+
+@pytest.fixture
+def free_port():
+    """A function to a port that nobody listens at."""
+
+    def port() -> int:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            return taken.getsockname()[1]
+
+    return port
+
+
+@pytest.fixture
+def together(free_port):
+    """A function of a number of processes and of what each of them does, as torchrun would have it done."""
+
+    def run(world: int, work) -> None:
+        port, fork = free_port(), multiprocessing.get_context("fork")
+
+        def one(rank: int) -> None:
+            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
+            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+            torch.set_num_threads(1)
+            work()
+
+        processes = [fork.Process(target=one, args=(rank,)) for rank in range(world)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+        assert [process.exitcode for process in processes] == [0] * world
+
+    return run

@@ -1,8 +1,6 @@
 """Two gloo processes, one process, and accumulation make the same run."""
 
-import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,32 +16,6 @@ from medweave.training.distributed import Ranks, check_batch
 from medweave.training.embed import backward
 from medweave.training.loop import train
 from medweave.training.run import Run
-
-FORK = multiprocessing.get_context("fork")
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
-def together(world: int, work) -> None:
-    """Run `work` in `world` processes, as torchrun would."""
-    port = free_port()
-
-    def one(rank: int) -> None:
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-        torch.set_num_threads(1)
-        work()
-
-    processes = [FORK.Process(target=one, args=(rank,)) for rank in range(world)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0] * world
 
 
 def weights(run):
@@ -68,7 +40,7 @@ SETTINGS = {
 }
 
 
-def test_two_processes_and_accumulation_agree_with_one(recipe_of, tmp_path):
+def test_two_processes_and_accumulation_agree_with_one(recipe_of, together, tmp_path):
     def recipe(name, **changes):
         return recipe_of(train={**SETTINGS, "run": str(tmp_path / name), **changes})
 
@@ -83,7 +55,7 @@ def test_two_processes_and_accumulation_agree_with_one(recipe_of, tmp_path):
     assert figures == pytest.approx([figures[0]] * 4)
 
 
-def test_the_gradients_of_two_processes_are_those_of_one(work_of, tmp_path):
+def test_the_gradients_of_two_processes_are_those_of_one(work_of, together, tmp_path):
     def keep_gradients():
         work = work_of(train={"objectives": SETTINGS["objectives"]})
         work.model.eval()
@@ -109,7 +81,7 @@ def test_a_batch_that_cannot_be_dealt_is_refused():
 
 
 @pytest.mark.slow
-def test_torchrun_on_the_command_line(recipe_of, tmp_path):
+def test_torchrun_on_the_command_line(recipe_of, free_port, tmp_path):
     train(recipe_of(train={**SETTINGS, "run": str(tmp_path / "one")}))
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(as_data(recipe_of(train={**SETTINGS, "run": str(tmp_path / "two")}))))

@@ -10,8 +10,9 @@ from medweave.models import dual
 from medweave.models.architecture import Architecture, arch_config, assemble
 from medweave.models.weights import check_tag
 from medweave.training.distributed import Ranks
+from medweave.training.objective import Given, Objectives, Standard, Teacher
 from medweave.training.recipe import TrainRecipe, read
-from medweave.training.work import check_heads, in_bf16, say_facts
+from medweave.training.work import check_heads, check_teachers, in_bf16, say_facts
 
 SHIPPED = [path for path in sorted(Path(__file__).parents[2].glob("recipes/*.yaml")) if read(path).model]
 
@@ -36,8 +37,11 @@ def shallow(arch):
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
-def test_the_model_of_every_shipped_recipe_is_made(path, long_bert, monkeypatch):
-    """Hub names become the tiny BERT, open_clip's towers have one block: all else is checked as it is written."""
+def test_the_model_and_objectives_of_every_shipped_recipe_are_made(path, long_bert, monkeypatch, tmp_path):
+    """Hub names become the tiny BERT, open_clip's towers have one block: all else is checked as it is written.
+
+    A run that another starts from is one with fresh towers of the other's own recipe; teachers are of two widths.
+    """
 
     def random_state(arch, tag):
         check_tag(arch, tag)
@@ -46,14 +50,28 @@ def test_the_model_of_every_shipped_recipe_is_made(path, long_bert, monkeypatch)
     monkeypatch.setattr(dual, "arch_config", shallow)
     monkeypatch.setattr(dual, "tagged_state", random_state)
     recipe = read(path)
-    hub = recipe.model.text.tower.startswith("transformers:")
-    recipe = read(path, [f"model.text.tower=transformers:{long_bert}"] if hub else [])
+    if recipe.model.start:
+        first = path.with_name(f"{Path(recipe.model.start).name}.yaml")
+        dual.save(dual.build(read(first, [f"model.text.tower=transformers:{long_bert}"]).model), tmp_path)
+        recipe = read(path, [f"model.start={tmp_path}"])
+    elif recipe.model.text.tower.startswith("transformers:"):
+        recipe = read(path, [f"model.text.tower=transformers:{long_bert}"])
     model = dual.build(recipe.model)
     check_heads(recipe, model)
-    size = recipe.model.image.size or shallow(recipe.model.image.tower.partition(":")[2])["vision_cfg"]["image_size"]
+    teachers = {
+        one.name: teacher(8 + at) for at, one in enumerate(recipe.train.teachers.rows if recipe.train.teachers else [])
+    }
+    check_teachers(recipe, Objectives(recipe.train.objectives, Given(model.dim, teachers)))
+    size = model.preprocess.size
     with torch.no_grad():
         images, texts = model(torch.zeros(1, 3, size, size), model.tokenize(["x ray of the chest"]))
-    assert images.shape == texts.shape == (1, recipe.model.embed)
+    assert images.shape == texts.shape == (1, model.dim)
+
+
+def teacher(width):
+    """One with both towers."""
+    side = Standard(torch.zeros(width), torch.eye(width), torch.eye(width))
+    return Teacher(30.0, side, side)
 
 
 def with_head(recipe, head):

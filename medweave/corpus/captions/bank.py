@@ -131,21 +131,27 @@ class Bank:
     def draw(
         self, modality: str, anatomy: str | None, findings: Mapping[str, State], generator: np.random.Generator
     ) -> str | None:
-        """One caption for what is known of an image, the same for the same generator; None where nothing is.
+        """One caption for what is known of an image, the same for the same generator; None where nothing is."""
+        parts = self.draw_parts(modality, anatomy, findings, generator)
+        return joined(parts) if parts else None
 
-        Several present findings give one text with a caption of each, in drawn order. Where findings are only known
-        to be absent, the text denies up to three of them.
+    def draw_parts(
+        self, modality: str, anatomy: str | None, findings: Mapping[str, State], generator: np.random.Generator
+    ) -> list[str]:
+        """The captions that `draw` joins: one of each present finding, in drawn order.
+
+        Where findings are only known to be absent, one text that denies up to three of them.
         """
         present = sorted(name for name, state in findings.items() if state == State.PRESENT)
         if present:
             texts = [_one_of(self.captions(modality, anatomy, name), generator) for name in present]
-            return texts[0] if len(texts) == 1 else joined([texts[i] for i in generator.permutation(len(texts))])
+            return texts if len(texts) == 1 else [texts[i] for i in generator.permutation(len(texts))]
         absent = sorted(name for name, state in findings.items() if state == State.ABSENT)
         deniable = [name for name in absent if self._deniable(modality, anatomy, name)]
         if not deniable:
-            return None
+            return []
         chosen = generator.permutation(len(deniable))[: generator.integers(1, MOST_ABSENT + 1)]
-        return _one_of(frames.denials(modality, anatomy, [deniable[i] for i in chosen]), generator)
+        return [_one_of(frames.denials(modality, anatomy, [deniable[i] for i in chosen]), generator)]
 
     def _search(self, modality: str, anatomy: str | None, finding: str) -> Entry | None:
         exact = self.entries.get((modality, anatomy, finding)) or self.entries.get((modality, None, finding))
@@ -185,7 +191,9 @@ def _entries(path: Path, content: str) -> tuple[Entry, ...]:
 
 
 def joined(texts: Sequence[str]) -> str:
-    """Several captions as one text: whole sentences, one after the other."""
+    """Captions as one text, whole sentences one after the other; one alone is left as it is."""
+    if len(texts) == 1:
+        return texts[0]
     trimmed = [text.strip().rstrip(".") for text in texts]
     return " ".join(f"{text[0].upper()}{text[1:]}." for text in trimmed)
 

@@ -1,7 +1,8 @@
 """What a student inherits from its teachers' licences. A pure function of cards; imports no torch.
 
-A teacher stops a distillation unless the recipe accepts it by name (`accept_teachers: [NAME]`) when its licence is
-unknown, forbids commerce or derivatives or anything but research, or binds models that are trained on its outputs.
+A teacher stops a distillation unless the recipe accepts it by name (`train.teachers.accept: [NAME]`) when its licence
+is unknown, forbids commerce or derivatives or anything but research, or binds models that are trained on its outputs.
+What the student's own training data are bound to anyway, needs no word more.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from medweave.errors import RequestError, unknown_name
-from medweave.models.teachers.catalogue import UNKNOWN, Card, LicenceClass, words
+from medweave.models.teachers.catalogue import UNKNOWN, Card, LicenceClass, Maybe, words
 
 # From what allows most to what allows least; what is not known may be worse than all of them.
 ORDER: tuple[LicenceClass, ...] = (
@@ -23,59 +24,84 @@ ORDER: tuple[LicenceClass, ...] = (
 )
 HARMLESS = ("open", "share-alike")
 MEANING = {
-    "open": "its teachers' licences allow any use, with attribution where asked",
-    "share-alike": "a teacher's licence asks to share what is made from it on the same terms",
-    "non-commercial": "a teacher's licence forbids commercial use",
-    "research": "a teacher's licence allows research only",
-    "no-derivatives": "a teacher's licence allows no adapted copies",
-    "unknown": "the terms of a teacher are not known",
+    "open": "data and teachers allow any use, with attribution where asked",
+    "share-alike": "a licence of its data or teachers asks to share what is made from it on the same terms",
+    "non-commercial": "a licence of its data or teachers forbids commercial use",
+    "research": "a licence of its data or teachers allows research only",
+    "no-derivatives": "a licence of its data or teachers allows no adapted copies",
+    "unknown": "the terms of some of its data or teachers are not known",
 }
 
 
 @dataclass(frozen=True)
+class Terms:
+    """What counts here of a teacher. Fields as in its card."""
+
+    name: str
+    title: str
+    licence: Maybe[str]
+    licence_class: LicenceClass
+    reaches_models_trained_on_outputs: Maybe[bool]
+
+
+@dataclass(frozen=True)
 class Inherited:
-    """What a model card must state. sentences: one on the whole, then one a teacher."""
+    """What a model card must state. sentences: one on the whole, then one a teacher.
+
+    binds_students: whether some teacher's terms reach models that learn from this student, or may do so.
+    """
 
     licence_class: LicenceClass
+    binds_students: bool
     sentences: tuple[str, ...]
 
 
-def inherited(cards: Sequence[Card], accepted: Collection[str] = ()) -> Inherited:
-    """The licence class of a student, the strictest of its teachers', and the sentences of its card.
+def terms_of(card: Card, name: str) -> Terms:
+    """The terms of a card, for a teacher that a recipe calls by this name."""
+    return Terms(name, card.title, card.licence, card.licence_class, card.reaches_models_trained_on_outputs)
 
-    Raises RequestError naming the teachers that must be accepted, or an accepted name that is no teacher's.
+
+def inherited(
+    teachers: Sequence[Terms], accepted: Collection[str] = (), own: Collection[LicenceClass] = ()
+) -> Inherited:
+    """The licence class of a student, the strictest of its teachers' and its data's, and the sentences of its card.
+
+    own: classes of the data that it is trained on, which were accepted before. Raises RequestError naming the teachers
+    that must be accepted, or an accepted name that is no teacher's.
     """
-    names = [card.name for card in cards]
+    names = [one.name for one in teachers]
     for name in accepted:
         if name not in names:
-            raise unknown_name("teacher of this recipe", name, names, where="accept_teachers")
-    doubtful = [card for card in cards if objections(card)]
-    refused = [f"{card.name}: {', '.join(objections(card))}" for card in doubtful if card.name not in accepted]
+            raise unknown_name("teacher of this recipe", name, names, where="train.teachers.accept")
+    doubtful = [one for one in teachers if objections(one, own)]
+    refused = [f"{one.name}: {', '.join(objections(one, own))}" for one in doubtful if one.name not in accepted]
     if refused:
+        names = sorted({*accepted, *(one.name for one in doubtful)})
         raise RequestError(
             f"licences stop this distillation ({'; '.join(refused)})",
-            todo=f"if you may use them so, write accept_teachers: [{', '.join(card.name for card in doubtful)}]",
+            todo=f"if you may use them so, write accept: [{', '.join(names)}] under train.teachers",
         )
-    classes: list[LicenceClass] = [card.licence_class for card in cards]
+    classes: list[LicenceClass] = [*own, *(one.licence_class for one in teachers)]
     strictest: LicenceClass = max(classes, key=ORDER.index, default="open")
-    return Inherited(strictest, (f"Licence class {strictest}: {MEANING[strictest]}.", *map(_sentence, cards)))
+    sentences = (_sentence(one, own) for one in teachers)
+    binds = any(one.reaches_models_trained_on_outputs is not False for one in teachers)
+    return Inherited(strictest, binds, (f"Licence class {strictest}: {MEANING[strictest]}.", *sentences))
 
 
-def objections(card: Card) -> list[str]:
+def objections(terms: Terms, own: Collection[LicenceClass] = ()) -> list[str]:
     """What in a teacher's terms stops a distillation; nothing for one that anybody may learn from."""
     found = []
-    if card.licence_class == "unknown":
-        found.append("its licence is not known")
-    elif card.licence_class not in HARMLESS:
-        found.append(f"its licence ({words(card.licence)}) is {card.licence_class}")
-    if card.reaches_models_trained_on_outputs is True:
+    if terms.licence_class not in (*HARMLESS, *own):
+        known = f"its licence ({words(terms.licence)}) is {terms.licence_class}"
+        found.append("its licence is not known" if terms.licence_class == "unknown" else known)
+    if terms.reaches_models_trained_on_outputs is True:
         found.append("its terms bind models trained on its outputs")
-    elif card.reaches_models_trained_on_outputs is UNKNOWN:
+    elif terms.reaches_models_trained_on_outputs is UNKNOWN:
         found.append("whether its terms bind models trained on its outputs is not known")
     return found
 
 
-def _sentence(card: Card) -> str:
-    why = "; ".join(objections(card))
-    terms = f"licence {words(card.licence)}, class {card.licence_class}"
-    return f"Learnt from {card.title} ({card.name}; {terms})" + (f": {why}; accepted by the recipe." if why else ".")
+def _sentence(one: Terms, own: Collection[LicenceClass]) -> str:
+    why = "; ".join(objections(one, own))
+    terms = f"licence {words(one.licence)}, class {one.licence_class}"
+    return f"Learnt from {one.title} ({one.name}; {terms})" + (f": {why}; accepted by the recipe." if why else ".")

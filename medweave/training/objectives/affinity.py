@@ -28,6 +28,8 @@ class AffinityRecipe(ObjectiveRecipe):
 class Affinity(Objective):
     """The divergence of image-text rankings from those of each teacher with both towers."""
 
+    learns_from_teachers = True
+
     def __init__(self, recipe: AffinityRecipe, given: Given) -> None:
         super().__init__()
         self.recipe = recipe

@@ -3,7 +3,8 @@
 Targets are standardised (PHI-S, arXiv 2410.01680), image and text each in its own way, so that no teacher weighs more
 for the size of its vectors and no narrow cone hides what tells two samples apart. The distance is cosine and smooth-L1
 in equal shares, divided by what the teacher's mean row would get, a running mean: 1 means nothing learnt, 0 all, and
-no teacher weighs more because its rows lie further apart.
+no teacher weighs more because its rows lie further apart. A head is given rows of length √D, not 1: its numbers and
+the target's are then of one size from the first step.
 Teacher dropping (UNIC, arXiv 2408.05088): of the teachers that cover a sample the worst learnt is kept, each other is
 left out with a chance. Lower is better; 0 when the student tells every row.
 B samples of the global batch, D student width, E teacher width, K teachers.
@@ -11,6 +12,7 @@ B samples of the global batch, D student width, E teacher width, K teachers.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -47,6 +49,8 @@ class FeatureRecipe(ObjectiveRecipe):
 class Feature(Objective):
     """The distance between the student's rows, through heads, and each teacher's."""
 
+    learns_from_teachers = True
+
     spread: Tensor
 
     def __init__(self, recipe: FeatureRecipe, given: Given) -> None:
@@ -74,7 +78,8 @@ class Feature(Objective):
         for place, side in enumerate(sides):
             target, mean = self._target(rows, getattr(self.teachers[name], side), side, covered)
             told = getattr(student, side)
-            told = self.heads[f"{name}:{side}"](told) if self.recipe.heads else told
+            if self.recipe.heads:
+                told = self.heads[f"{name}:{side}"](told * math.sqrt(told.shape[1]))
             parts.append(distance(told, target) / self._spread(at, place, mean, target[covered]))
         return torch.where(covered, torch.stack(parts).mean(0), 0.0)
 

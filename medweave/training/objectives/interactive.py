@@ -28,6 +28,8 @@ class InteractiveRecipe(ObjectiveRecipe):
 class Interactive(Objective):
     """Contrast between the student's rows and each two-tower teacher's."""
 
+    learns_from_teachers = True
+
     def __init__(self, recipe: InteractiveRecipe, given: Given) -> None:
         super().__init__()
         self.recipe = recipe

@@ -36,6 +36,8 @@ class MmkdRecipe(ObjectiveRecipe):
 class Mmkd(Objective):
     """50 x mean squared distance to the drawn teacher's rows, and contrast with them."""
 
+    learns_from_teachers = True
+
     def __init__(self, recipe: MmkdRecipe, given: Given) -> None:
         super().__init__()
         self.recipe = recipe

@@ -27,6 +27,8 @@ class RelationRecipe(ObjectiveRecipe):
 class Relation(Objective):
     """The divergence of likenesses inside each side from those of each teacher."""
 
+    learns_from_teachers = True
+
     def __init__(self, recipe: RelationRecipe, given: Given) -> None:
         super().__init__()
         self.recipe = recipe

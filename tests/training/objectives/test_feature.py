@@ -20,7 +20,7 @@ def naive(objective, given, student, batch):
             for side in teacher.sides:
                 standard, rows = getattr(teacher, side), getattr(batch.rows[name], side)
                 known = [standard(rows[j][None])[0] for j in range(len(rows)) if batch.rows[name].gate[j] > 0]
-                told = objective.heads[f"{name}:{side}"](getattr(student, side)[i])
+                told = objective.heads[f"{name}:{side}"](getattr(student, side)[i] * 6**0.5)  # width 6
 
                 def far(a, b):
                     return 0.5 * (1 - cosine_similarity(a, b, dim=0)) + 0.5 * smooth_l1_loss(a, b)

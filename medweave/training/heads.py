@@ -71,9 +71,10 @@ def _learn(work: Work, recipe: HeadRecipe, name: str) -> None:
     losses: dict[str, Tensor] = {}
     for step in track(range(recipe.steps), f"{name} on {len(stored.place)} images, by step", recipe.steps):
         set_rate(optimiser, rate(step, recipe.steps, WARMUP))
-        batch = work.data.batch(stored.loader.order.numbers(step), work.menu)
+        share = stored[step]
+        batch = work.batch(stored.loader.order, share)
         read = work.ranks.gather(stored.read(step))
-        losses = backward(stored.towers, work.objectives, stored[step], batch, read, work.ranks)
+        losses = backward(stored.towers, work.objectives, share, batch, read, work.ranks)
         step_(optimiser, work.model, work.settings.optimiser.clip)
     if work.ranks.first:
         shown = ", ".join(f"{name} loss {float(loss):.3g}" for name, loss in losses.items())
@@ -87,24 +88,29 @@ class _Stored:
         check_batch(recipe.batch, 1, work.ranks, where=f"train.{name.replace(' ', '_')}.batch")
         fitting = work.data.mix.samples // work.ranks.world * work.ranks.world
         run, order = work.loader, work.data.mix.order(min(recipe.batch, fitting), work.recipe.seed)
-        self.loader = Steps(run.corpus, order, run.captions, run.look, run.tokenize, work.ranks, 1, run.menu)
+        self.loader = Steps(
+            run.corpus, order, run.captions, run.look, run.tokenize, work.ranks, 1, run.menu, run.teachers
+        )
         own = [order.numbers(step)[self.loader.part] for step in range(recipe.steps)]
         numbers = np.unique(np.concatenate(own))
         self.place = {number: at for at, number in enumerate(numbers.tolist())}
         self.rows, self.known = _image_rows(work, numbers, name)
-        self.texts = [
-            self.loader.texts(step) for step in track(range(recipe.steps), f"{name}: captions, by step", recipe.steps)
-        ]
-        drawn = sorted(set(chain.from_iterable(self.texts)))
+        steps = track(range(recipe.steps), f"{name}: captions, by step", recipe.steps)
+        self.captions = [self.loader.drawn(step) for step in steps]
+        menus = map(run.menu.texts, range(recipe.steps)) if run.menu is not None else ()
+        texts_of = ([caption.text for caption in captions] for captions in self.captions)
+        drawn = sorted(set(chain.from_iterable([*texts_of, *menus])))
         pooled = texts.with_more(work.towers.pooled, work.model, drawn)
         seed, device = work.recipe.seed, work.ranks.device
         self.towers = _Projections(work.model, device, seed, pooled=pooled, bf16=False, compile=False)
 
     def __getitem__(self, step: int) -> Share:
         numbers = self.loader.order.numbers(step)[self.loader.part]
-        captions = self.texts[step][: len(numbers)]
-        micro = Micro(self.loader.part.start, self.rows[self._at(numbers)], captions, [])
-        return Share(step, numbers, [micro], [], [], self.loader.menu_of(step))
+        captions = self.captions[step]
+        texts = [caption.text for caption in captions]
+        micro = Micro(self.loader.part.start, self.rows[self._at(numbers)], texts, [])
+        rows = self.loader.rows_of_whole(step, captions)
+        return Share(step, numbers, [micro], [], [], self.loader.menu_of(step), rows)
 
     def read(self, step: int) -> Tensor:
         """Which samples of this process's share could be read: [b] bool on the CPU."""

@@ -5,9 +5,9 @@ from safetensors.torch import load_file
 
 from medweave.errors import RequestError
 from medweave.models.dual import build
-from medweave.training import head_start as head_start_
+from medweave.training import heads
 from medweave.training.distributed import start
-from medweave.training.head_start import head_finish, head_start
+from medweave.training.heads import head_finish, head_start
 from medweave.training.loop import train
 from medweave.training.objectives.menu import menu_loss
 from medweave.training.run import Run
@@ -40,7 +40,7 @@ def test_it_lowers_the_loss_of_its_own_objectives(work_of, freeze):
     )
 
     def loss():
-        stored = head_start_._Stored(work, work.settings.head_start, "head start")
+        stored = heads._Stored(work, work.settings.head_start, "head start")
         rows = stored.towers(0, stored[0].micros[0])
         menu = stored.towers.menu(0, stored[0].menu)
         truth = work.menu.truth(work.data.labels.of(stored[0].numbers))
@@ -55,7 +55,7 @@ def test_it_lowers_the_loss_of_its_own_objectives(work_of, freeze):
 
 def test_stored_rows_are_what_the_tower_gives_unaugmented_images(work_of):
     work = work_of(train=SETTINGS)
-    stored = head_start_._Stored(work, work.settings.head_start, "head start")
+    stored = heads._Stored(work, work.settings.head_start, "head start")
     share = stored[2]
     pictures = np.stack([work.model.preprocess.array(work.data.corpus.read(n)) for n in share.numbers.tolist()])
     with torch.no_grad():
@@ -68,7 +68,7 @@ def test_stored_rows_are_what_the_tower_gives_unaugmented_images(work_of):
 def test_few_images_are_one_batch(work_of):
     work = work_of(train={**SETTINGS, "head_start": {"steps": 2, "batch": 500}})
     head_start(work)
-    stored = head_start_._Stored(work, work.settings.head_start, "head start")
+    stored = heads._Stored(work, work.settings.head_start, "head start")
     assert len(stored[1].numbers) == work.data.mix.samples == 72
 
 
@@ -87,7 +87,7 @@ def test_a_run_killed_in_it_begins_it_again_and_ends_alike(recipe_of, tmp_path, 
     train(recipe_of(train={**settings, "run": str(tmp_path / "whole")}))
     killed = recipe_of(train={**settings, "run": str(tmp_path / "killed")})
     with monkeypatch.context() as patch:
-        patch.setattr(head_start_, "step_", lambda *_: 1 / 0)
+        patch.setattr(heads, "step_", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(killed)
     train(killed)
@@ -135,7 +135,7 @@ def test_a_finish_lowers_the_loss_on_whole_pictures(work_of):
     )
 
     def loss():
-        stored = head_start_._Stored(work, work.settings.head_finish, "head finish")
+        stored = heads._Stored(work, work.settings.head_finish, "head finish")
         rows, menu = stored.towers(0, stored[0].micros[0]), stored.towers.menu(0, stored[0].menu)
         truth = work.menu.truth(work.data.labels.of(stored[0].numbers))
         return menu_loss(rows.image, menu, work.model.logit_scale.exp(), truth).item()
@@ -152,7 +152,7 @@ def test_a_run_killed_in_the_finish_ends_alike(recipe_of, tmp_path, monkeypatch)
     train(recipe_of(train={**settings, "run": str(tmp_path / "whole")}))
     killed = recipe_of(train={**settings, "run": str(tmp_path / "killed")})
     with monkeypatch.context() as patch:
-        patch.setattr(head_start_, "step_", lambda *_: 1 / 0)
+        patch.setattr(heads, "step_", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(killed)
     assert not Run(tmp_path / "killed").finished

@@ -1,0 +1,225 @@
+"""Teachers of a run: their stored rows, how far each is trusted on a sample, and what a batch takes from them.
+
+Trust is measured on the run's own training samples, whatever was measured when the rows were made, and kept with the
+run: a fold's test images have no say in it. A text that joins several captions has the mean of their rows; a sample
+whose text has no row at all is one that the teacher does not cover.
+
+b samples of a share, E width of a teacher, T captions of the menu.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medweave.corpus.order import Numbers, Ranges
+from medweave.corpus.store import Corpus
+from medweave.errors import RequestError, UserError
+from medweave.features import standardise as statistics
+from medweave.features.coverage import cover
+from medweave.features.rotation import equaliser
+from medweave.features.rows import Rows
+from medweave.features.store import Features, open_features
+from medweave.features.views import Views
+from medweave.files import hash_of
+from medweave.models.teachers.catalogue import UNKNOWN, card
+from medweave.models.teachers.licences import Terms, terms_of
+from medweave.progress import say
+from medweave.training.captions import Caption
+from medweave.training.distributed import Ranks
+from medweave.training.objective import Given, Standard, Teacher, TeacherRows
+from medweave.training.recipe import TeacherRecipe, TeachersRecipe
+
+FOLDER = "teachers"
+LEAST = 0.05  # measured score of a teacher that covers a sample and did worse on it: it still has a say
+CATALOGUE = "teacher:"
+
+
+class Taught:
+    """One teacher's rows, as a run takes them."""
+
+    def __init__(self, recipe: TeacherRecipe, features: Features, trust: float) -> None:
+        self.recipe, self.features, self.trust = recipe, features, trust
+
+    @property
+    def name(self) -> str:
+        """Of its rows."""
+        return self.recipe.name
+
+    def rows(
+        self, numbers: Numbers, views: NDArray[np.int64] | None, captions: Sequence[Caption], menu: Sequence[str]
+    ) -> TeacherRows:
+        """What it says of some samples [b] in these views (None: whole), with these captions, and of the menu [T]."""
+        gate, image, text, choice = self.gate(numbers), None, None, None
+        if "images" in self.features.sides:
+            image = torch.from_numpy(self.features.image(numbers, views))
+        if "texts" in self.features.sides:
+            told, known = self.text(numbers, captions)
+            gate, text = gate * known, torch.from_numpy(told)
+            choice = torch.from_numpy(self.features.bank(menu)) if menu else None
+        return TeacherRows(torch.from_numpy(gate.astype(np.float32)), image, text, choice)
+
+    def gate(self, numbers: Numbers) -> Rows:
+        """How far it is trusted on some samples, [b]: 0 where it covers them not."""
+        scores = self.features.scores(numbers)
+        scores = np.where(np.isnan(scores), self._typical, scores).clip(LEAST, 1)
+        return np.asarray(self.recipe.weight * self.features.covered(numbers) * scores**self.trust, np.float32)
+
+    def text(self, numbers: Numbers, captions: Sequence[Caption]) -> tuple[Rows, NDArray[np.bool_]]:
+        """Unit rows of captions, [b, E], and which of them have any, [b]."""
+        rows, known = np.zeros((len(captions), self.features.width), np.float32), np.zeros(len(captions), bool)
+        own = [(at, one.own) for at, one in enumerate(captions) if one.own is not None and self.features.has_texts]
+        if own:
+            places, which = np.array(own).T
+            rows[places], known[places] = self.features.text(numbers[places], which), True
+        drawn = [(at, part) for at, one in enumerate(captions) if self._has(one) for part in one.parts]
+        if drawn:
+            places = np.array([at for at, _ in drawn])
+            np.add.at(rows, places, self.features.bank([part for _, part in drawn]))
+            rows[places] /= np.linalg.norm(rows[places], axis=1, keepdims=True).clip(1e-12)
+            known[places] = True
+        return rows, known
+
+    def _has(self, caption: Caption) -> bool:
+        """Whether a caption is a bank's, and every part of it has a row."""
+        return caption.own is None and bool(caption.parts) and set(caption.parts) <= self.features.captions.keys()
+
+    def known(self, training: Ranges) -> Teacher:
+        """What objectives know of it: its scale, and the statistics of its rows over the training samples."""
+        found = {side: _standard(one) for side, one in statistics.standardise(self.features, training).items()}
+        return Teacher(self._scale, found.get("images"), found.get("texts"))
+
+    @property
+    def hash(self) -> str:
+        """sha256 of all rows."""
+        return hash_of([self.features.stamp.rows_hash, list(self.features.captions)])
+
+    @property
+    def terms(self) -> Terms:
+        """Its licence, as the catalogue has it or the model itself states it."""
+        teacher = self.features.stamp.teacher
+        if teacher.reference.startswith(CATALOGUE):
+            return terms_of(card(teacher.reference.removeprefix(CATALOGUE).partition("@")[0]), self.name)
+        return Terms(
+            name=self.name,
+            title=teacher.name,
+            licence=teacher.licence or UNKNOWN,
+            licence_class=teacher.licence_class or "unknown",
+            reaches_models_trained_on_outputs=UNKNOWN if teacher.binds_students is None else teacher.binds_students,
+        )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a student's card says of it."""
+        teacher = self.features.stamp.teacher
+        terms = {"licence": str(self.terms.licence), "licence_class": self.terms.licence_class}
+        return {"rows": self.name, "model": teacher.name, "weights": teacher.weights, **terms}
+
+    @cached_property
+    def _typical(self) -> float:
+        """The mean of its measured scores, for samples where nothing was measured; 1 where nothing was at all."""
+        scores = self.features.scores(np.arange(len(self.features)))
+        measured = scores[~np.isnan(scores)]
+        return float(measured.mean()) if len(measured) else 1.0
+
+    @property
+    def _scale(self) -> float | None:
+        head, sides = self.features.stamp.head, self.features.sides
+        if len(sides) < 2:
+            return None
+        if self.recipe.scale is None and head is None:
+            raise RequestError("its own scale is not known", where=f"teacher {self.name}", todo="give `scale:`")
+        return self.recipe.scale or (head.scale if head else None)
+
+
+class Teachers:
+    """All teachers of a run. views: the stored views that the student is shown; None: none."""
+
+    def __init__(self, recipe: TeachersRecipe, taught: Sequence[Taught]) -> None:
+        self.recipe, self.taught = recipe, list(taught)
+        self.views = _views([one.features for one in taught]) if recipe.replay else None
+
+    def rows(
+        self, numbers: Numbers, views: NDArray[np.int64] | None, captions: Sequence[Caption], menu: Sequence[str]
+    ) -> dict[str, TeacherRows]:
+        """Teacher -> what it says of some samples, and of the menu's captions."""
+        return {one.name: one.rows(numbers, views, captions, menu) for one in self.taught}
+
+    def given(self, width: int, training: Ranges, ranks: Ranks) -> Given:
+        """What objectives know before the first step."""
+        if ranks.first:
+            self._known(training)
+        ranks.wait()
+        return Given(width, self._known(training))
+
+    def measured(self, training: Ranges, run: Path, ranks: Ranks) -> Teachers:
+        """The same teachers, trusted by what they do on these training samples; kept in the run's folder."""
+        files = [run / FOLDER / f"{one.name}.parquet" for one in self.taught]
+        if ranks.first:
+            for one, file in zip(self.taught, files, strict=True):
+                if not file.exists():
+                    say(f"{one.name} {cover(one.features, training, file=file).text()}")
+        ranks.wait()
+        taught = [
+            Taught(one.recipe, one.features.with_verdicts(file), one.trust)
+            for one, file in zip(self.taught, files, strict=True)
+        ]
+        return Teachers(self.recipe, taught)
+
+    def check_captions(self, captions: Collection[str]) -> None:
+        """Raises UserError where a teacher with texts lacks the row of a bank caption that the run may draw."""
+        for one in self.taught:
+            missing = sorted(set(captions) - set(one.features.captions)) if "texts" in one.features.sides else []
+            if missing:
+                raise UserError(
+                    f"{one.name} has no rows of {len(missing):,} captions that this run draws, such as {missing[0]!r}",
+                    where="train.teachers",
+                    todo="run `medweave features` again: it adds them",
+                )
+
+    def _known(self, training: Ranges) -> dict[str, Teacher]:
+        return {one.name: one.known(training) for one in self.taught}
+
+
+def teachers_of(corpus: Corpus, recipe: TeachersRecipe) -> Teachers:
+    """Open the rows that a recipe names. Raises RequestError, or UserError where they are not the corpus's."""
+    opened = [open_features(corpus, one.name, root=recipe.folder) for one in recipe.rows]
+    pairs = zip(recipe.rows, opened, strict=True)
+    return Teachers(recipe, [Taught(one, features, recipe.trust) for one, features in pairs])
+
+
+def _views(opened: Sequence[Features]) -> Views | None:
+    """The stored views that all teachers with images share; None where one has none.
+
+    Raises RequestError where they are different ones.
+    """
+    seeing = [features for features in opened if "images" in features.sides]
+    found = [features.views for features in seeing]
+    views = [one for one in found if one is not None]
+    if not views or len(views) < len(found):
+        return None
+    count = min(one.count for one in views)
+    alike = [one.model_copy(update={"count": count}) for one in views]
+    for features, one in zip(seeing, alike, strict=True):
+        if one != alike[0]:
+            raise RequestError(
+                f"{features.name} and {seeing[0].name} have rows of different views",
+                where="train.teachers",
+                todo="make them alike, or set train.teachers.replay=false",
+            )
+    return alike[0]
+
+
+def _standard(one: statistics.Standard) -> Standard:
+    """The statistics of one side, as objectives use them."""
+    variances = one.variances.astype(np.float64)
+    vectors = one.rotation.astype(np.float64).T @ equaliser(variances)
+    covariance = (vectors * variances) @ vectors.T
+    arrays = (one.mean, one.rotation.T / one.scale, covariance)
+    return Standard(*(torch.from_numpy(np.ascontiguousarray(array, np.float32)) for array in arrays))

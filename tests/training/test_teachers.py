@@ -1,0 +1,244 @@
+"""A run that learns from stored rows: what a batch takes, how far a teacher is trusted, and what stops a run."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from medweave.corpus.images import decode
+from medweave.corpus.store import open_corpus
+from medweave.errors import RequestError, UserError
+from medweave.features.extract import extract
+from medweave.features.store import open_features
+from medweave.features.views import Views
+from medweave.models.encoder import Encoder
+from medweave.models.load import load
+from medweave.training import loop
+from medweave.training.loop import train
+from medweave.training.recipe import Recipe
+from medweave.training.run import Run
+
+OBJECTIVES = [
+    {"kind": "contrastive", "targets": "label"},
+    {"kind": "feature", "drop": 0},
+    {"kind": "affinity"},
+    {"kind": "relation", "which": "all"},
+    {"kind": "interactive"},
+    {"kind": "answer", "captions": 2},
+]
+NAMES = ("one", "two")
+
+
+@pytest.fixture(scope="module")
+def trained(corpus_recipe, tiny_bert, tmp_path_factory):
+    """A run that tells the findings apart: the first teacher."""
+    tree = {
+        "corpus": corpus_recipe.model_dump(mode="json", serialize_as_any=True),
+        "model": model(tiny_bert, 16),
+        "train": {
+            "run": str(tmp_path_factory.mktemp("teacher") / "run"),
+            "steps": 40,
+            "batch": 24,
+            "workers": 0,
+            "augment": None,
+            "objectives": [{"kind": "menu"}],
+            "optimiser": {"lr": 3e-3},
+            "keep": "last",
+        },
+    }
+    return train(Recipe.model_validate(tree)).model
+
+
+@pytest.fixture(scope="module")
+def rows_folder(corpus_recipe, trained, tmp_path_factory):
+    """Rows of two teachers, two views each: the run, and one of the same weights that states no licence."""
+    folder = tmp_path_factory.mktemp("rows")
+    corpus, views = open_corpus(corpus_recipe.path), Views(count=2, policy="squash")
+    extract(corpus, str(trained), "one", views=views, root=folder)
+    extract(corpus, nameless(trained), "two", views=views, root=folder)
+    return folder
+
+
+def nameless(trained):
+    """The run's model without its facts."""
+    encoder = load(trained)
+    encoder.model.facts = {}
+    return Encoder(encoder.model, "nameless")
+
+
+def model(tiny_bert, width):
+    """The model section of a small recipe."""
+    return {
+        "image": {"tower": "timm:test_resnet", "size": 32, "resize": "squash"},
+        "text": {"tower": f"transformers:{tiny_bert}", "context": 64},
+        "embed": width,
+    }
+
+
+@pytest.fixture
+def settings(rows_folder):
+    """The train section of a distillation; more of `teachers` by keyword."""
+
+    def make(**teachers):
+        named = {"rows": list(NAMES), "folder": str(rows_folder), "accept": ["two"], **teachers}
+        return {"teachers": named, "objectives": OBJECTIVES, "keep": "last", "ema": 0.9}
+
+    return make
+
+
+def test_a_run_learns_from_its_teachers_and_its_card_says_so(recipe_of, settings):
+    run = train(recipe_of(train={**settings(), "steps": 30, "batch": 24, "log": 1, "optimiser": {"lr": 3e-3}}))
+    lines = list(run.log("train"))
+    kinds = {name.split("/")[0] for name in lines[0]["losses"]}
+    assert kinds == {one["kind"] for one in OBJECTIVES}
+    for name in ("feature/one", "feature/two", "affinity/one", "answer/two"):
+        first, last = (np.mean([line["losses"][name] for line in some]) for some in (lines[:5], lines[-5:]))
+        assert last < 0.9 * first, name
+    assert all(set(line["taught"]) == set(NAMES) for line in lines)
+    facts = json.loads((run.model / "medweave.json").read_text())["facts"]
+    assert [one["rows"] for one in facts["teachers"]] == list(NAMES)
+    assert facts["licence_class"] == "unknown" and [one["licence_class"] for one in facts["teachers"]] == [
+        "open",
+        "unknown",
+    ]
+    assert facts["binds_students"]  # what `two` asks of its students is not known
+    assert facts["inherits"][1].endswith("class open).") and "accepted by the recipe" in facts["inherits"][2]
+
+
+def test_every_parameter_of_a_loss_moves(work_of, settings):
+    work = work_of(train=settings())
+    before = {name: value.clone() for name, value in work.objectives.named_parameters()}
+    for _ in range(2):
+        loop._step(work, work.loader[work.step])
+        work.step += 1
+    still = [name for name, value in work.objectives.named_parameters() if torch.equal(value, before[name])]
+    assert before and not still
+
+
+def test_a_share_has_the_rows_of_what_it_shows(work_of, settings, rows_folder, corpus_recipe):
+    """Each sample's picture, view and text are looked up one by one."""
+    work = work_of(train=settings())
+    loader, corpus = work.loader, open_corpus(corpus_recipe.path)
+    shown, kinds = set(), set()
+    for step in range(6):
+        share = loader[step]
+        for at, number in enumerate(share.numbers.tolist()):
+            view, fields = loader.look.view(0, step, number), corpus.fields(number)
+            caption = work.data.captions.draw(step, number, fields)
+            shown.add(view)
+            kinds.add(caption.kind)
+            array = decode(corpus.read(number), 32, grey=True)
+            if view:
+                picture = loader.look.views.picture(array, 32, fields["modality"], number, view)
+                assert np.array_equal(share.micros[0].pixels[at].numpy(), picture)
+            for name in NAMES:
+                features = open_features(corpus, name, root=rows_folder)
+                image, text = share.rows[name].image[at].numpy(), share.rows[name].text[at].numpy()
+                assert np.array_equal(image, features.image([number], np.array([view]))[0])
+                if caption.own is not None:
+                    assert np.array_equal(text, features.text([number], np.array([caption.own]))[0])
+                else:
+                    mean = sum(features.bank([part])[0] for part in caption.parts)
+                    assert np.allclose(text, mean / np.linalg.norm(mean), atol=1e-6)
+    assert shown == {0, 1, 2} and kinds >= {"own", "bank"}
+
+
+def test_the_menu_has_its_rows(work_of, settings, rows_folder, corpus_recipe):
+    work = work_of(train=settings())
+    features = open_features(open_corpus(corpus_recipe.path), "one", root=rows_folder)
+    assert np.array_equal(work.loader[3].rows["one"].menu.numpy(), features.bank(work.loader.menu.texts(3)))
+
+
+def test_trust_is_measured_on_the_runs_own_training_images(work_of, settings, corpus_recipe, tmp_path):
+    work = work_of(train={**settings(), "leave_out": ["heads"], "data": {"overlay": "folds", "fold": 1}})
+    file = tmp_path / "run" / "teachers" / "one.parquet"
+    table = pq.read_table(file).to_pylist()
+    assert len(table) == len(open_corpus(corpus_recipe.path))
+    sources = {row["by"] for row in table if row["id"].startswith("heads")}
+    assert "prompted" not in sources  # none of its labels was looked at
+    taught = work.loader.teachers.taught[0]
+    numbers = work.data.training.numbers()
+    by_hand = np.array([table[n]["covered"] * max(0.05, table[n]["score"] or 0.0) for n in numbers.tolist()])
+    assert np.allclose(taught.gate(numbers), by_hand, atol=1e-3)
+    alike = taught.recipe.model_copy(update={"weight": 2.0})
+    assert np.allclose(type(taught)(alike, taught.features, 0.0).gate(numbers), 2.0 * (by_hand > 0), atol=1e-6)
+
+
+def test_a_run_killed_goes_on_to_the_same_weights(recipe_of, settings, tmp_path, monkeypatch):
+    short = {**settings(), "steps": 6, "checkpoint": 2, "head_start": {"steps": 4, "batch": 16}}
+    train(recipe_of(train={**short, "run": str(tmp_path / "whole")}))
+    killed = recipe_of(train={**short, "run": str(tmp_path / "killed")})
+    step, made = loop._step, []
+
+    def dies(work, share):
+        made.append(share.step)
+        return step(work, share) if len(made) < 4 else 1 / 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_step", dies)
+        with pytest.raises(ZeroDivisionError):
+            train(killed)
+    train(killed)
+    one, other = (load_file(tmp_path / name / "model" / "open_clip_model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_two_processes_learn_what_one_learns(recipe_of, settings, together, tmp_path):
+    def recipe(name):
+        return recipe_of(train={**settings(), "steps": 8, "norm": "frozen", "run": str(tmp_path / name)})
+
+    train(recipe("one"))
+    together(2, lambda: train(recipe("two")))
+    one, other = (load_file(tmp_path / name / "model" / "open_clip_model.safetensors") for name in ("one", "two"))
+    assert all(torch.allclose(one[name], other[name], atol=1e-4) for name in one if one[name].is_floating_point())
+    lines = [list(Run(tmp_path / name).log("train"))[-1] for name in ("one", "two")]
+    assert lines[0]["taught"] == lines[1]["taught"]
+    assert lines[0]["losses"] == pytest.approx(lines[1]["losses"], rel=1e-3)
+
+
+def test_without_replay_pictures_are_augmented_and_rows_are_of_whole_ones(work_of, settings, rows_folder):
+    work = work_of(train=settings(replay=False))
+    share = work.loader[0]
+    assert work.loader.look.views is None
+    features = open_features(work.data.corpus, "one", root=rows_folder)
+    assert np.array_equal(share.rows["one"].image.numpy(), features.image(share.numbers))
+
+
+@pytest.mark.parametrize(
+    ("train", "image", "said"),
+    [
+        ({"objectives": [{"kind": "contrastive"}]}, {}, "no objective learns from teachers"),
+        ({"teachers": None}, {}, "feature and affinity and relation and interactive and answer learn from teachers"),
+        ({}, {"resize": "pad"}, "stored views become squares by squash, the model's pictures by pad"),
+    ],
+)
+def test_what_does_not_fit_is_told(train, image, said, work_of, settings):
+    with pytest.raises(RequestError, match=said):
+        work_of(train={**settings(), **train}, image=image)
+
+
+def test_licences_names_and_rows_stop_a_run_before_it_begins(work_of, settings, tmp_path):
+    with pytest.raises(RequestError, match=r"licences stop this .*\(two: its licence is not known.*accept: \[two\]"):
+        work_of(train=settings(accept=[]))
+    with pytest.raises(RequestError, match=r"no teacher with rows is called 'ones'.*did you mean one"):
+        work_of(train=settings(rows=["ones"]))
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_caption_without_a_row_is_told(work_of, settings, corpus_recipe, trained, tmp_path):
+    extract(open_corpus(corpus_recipe.path), str(trained), "one", bank=["A text."], root=tmp_path)
+    with pytest.raises(UserError, match=r"one has no rows of \d+ captions that this run draws, such as '.*again"):
+        work_of(train=settings(rows=["one"], accept=[], folder=str(tmp_path)))
+
+
+def test_teachers_of_different_views_cannot_be_replayed_together(
+    work_of, settings, rows_folder, corpus_recipe, trained, tmp_path
+):
+    (tmp_path / "one").symlink_to(rows_folder / "one")
+    views = Views(count=1, seed=4, policy="squash")
+    extract(open_corpus(corpus_recipe.path), nameless(trained), "two", views=views, root=tmp_path)
+    with pytest.raises(RequestError, match=r"two and one have rows of different views"):
+        work_of(train=settings(folder=str(tmp_path)))
