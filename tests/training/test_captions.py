@@ -63,7 +63,7 @@ def test_own_banks_of_the_corpus_are_trained_on(corpus_recipe, tmp_path):
     recipe = corpus_recipe.model_copy(update={"path": tmp_path / "corpus", "banks": [own]})
     build(recipe)
     drawn = captions(recipe, sources={"lungs": {"own": 0, "bank": 1}})
-    assert {drawn.draw(step, 5, FIELDS) for step in range(20)} == {("Pneumonia in our words.", "bank")}
+    assert {drawn.draw(step, 5, FIELDS)[:2] for step in range(20)} == {("Pneumonia in our words.", "bank")}
     assert bank_hash(drawn.bank) != bank_hash(captions(corpus_recipe).bank)
 
 
