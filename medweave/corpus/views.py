@@ -54,15 +54,21 @@ def fold_view(corpus: Corpus, fold: int, side: str, overlay: str = "folds", othe
     return _kept(corpus, Ranges.of_mask(mask))
 
 
-def strata_of(corpus: Corpus, view: Ranges, by: By = "source", leave_out: Collection[str] = ()) -> dict[str, Ranges]:
+def strata_of(
+    corpus: Corpus,
+    view: Ranges,
+    by: By = "source",
+    leave_out: Collection[str] = (),
+    only: Collection[str] | None = None,
+) -> dict[str, Ranges]:
     """A view cut into its sources or modalities, without the sources `leave_out`; those with no sample in it are none.
 
-    In the order in which the corpus has their first samples of the view.
+    only: the modalities that count; None: all. In the order in which the corpus has their first samples of the view.
     """
     parts: dict[str, list[Ranges]] = {}
     for stratum in corpus.strata:
         part = view.within(stratum.start, stratum.stop)
-        if len(part) and stratum.source not in leave_out:
+        if len(part) and stratum.source not in leave_out and (only is None or stratum.modality in only):
             parts.setdefault("all" if by == "all" else getattr(stratum, by), []).append(part)
     return {name: Ranges.joined(ranges) for name, ranges in parts.items()}
 

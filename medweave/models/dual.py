@@ -216,10 +216,7 @@ def _fill_image(clip: CustomTextCLIP, image: ImageTowerRecipe, size: int) -> Non
     if weights is None:
         progress.say(f"the image tower {image.tower} starts from random weights")
     elif weights.startswith(offline.PREFIX):
-        if image.tower != f"timm:{offline.LITE0}":
-            raise RequestError(f"{weights} are weights of timm:{offline.LITE0}, not of {image.tower}")
-        offline.folder_of(weights.removeprefix(offline.PREFIX))
-        fill(clip, "visual", offline.lite0_state(), weights)
+        fill(clip, "visual", offline.lite_state(weights.removeprefix(offline.PREFIX), name), weights)
     elif Path(weights).exists():
         fill(clip, "visual", read_state(Path(weights)), weights)
     elif image.tower.startswith(ARCH):

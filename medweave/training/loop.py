@@ -240,7 +240,8 @@ def _facts(work: Work) -> dict[str, Any]:
     """What the model's card says of its training."""
     settings, corpus, counts = work.settings, work.data.corpus, work.run.counts
     path = str(corpus.path.resolve() if isinstance(corpus.path, Path) else corpus.path)
-    trained_on = {"corpus": corpus.hash, "path": path, "part": as_data(settings.data)}
+    unseen = sorted({stratum.source for stratum in corpus.strata} - set(work.data.mix.sources))
+    trained_on = {"corpus": corpus.hash, "path": path, "part": as_data(settings.data), "leave_out": unseen}
     inherited = work.data.inherited
     return {
         "name": work.recipe.name,
@@ -250,7 +251,7 @@ def _facts(work: Work) -> dict[str, Any]:
         "inherits": list(inherited.sentences),
         "teachers": [one.facts for one in work.data.teachers.taught] if work.data.teachers is not None else [],
         "recipe": recipe_hash(work.recipe),
-        "trained_on": {**trained_on, "leave_out": settings.leave_out},
+        "trained_on": trained_on,
         "places": _places(work),
         "reading": {name: corpus.facts["recipe"][name] for name in ("limits", "image")},
         "licences": [row for row in corpus.facts["licences"] if row["source"] in counts["mix"]["source"]],

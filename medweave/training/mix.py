@@ -63,8 +63,12 @@ def mix_of(corpus: Corpus, recipe: TrainRecipe) -> Mix:
     for name in recipe.leave_out:
         if name not in sources:
             raise unknown_name("source", name, sources, where="train.leave_out")
+    modalities = {stratum.modality for stratum in corpus.strata}
+    for name in recipe.modalities or ():
+        if name not in modalities:
+            raise unknown_name("modality of the corpus", name, modalities, where="train.modalities")
     view = ranges_of(corpus, recipe.data, "train")
-    found = strata_of(corpus, view, recipe.mix.by, recipe.leave_out)
+    found = strata_of(corpus, view, recipe.mix.by, recipe.leave_out, recipe.modalities)
     if not found:
         raise RequestError("no sample is in the training part", where="train.data", todo="check its split or fold")
     weights = _weights(found, recipe.mix)
@@ -78,12 +82,11 @@ def mix_of(corpus: Corpus, recipe: TrainRecipe) -> Mix:
 
 def _sources(corpus: Corpus, view: Ranges, recipe: TrainRecipe, names: Collection[str]) -> list[str]:
     """The sources that have training samples in the strata of these names, sorted."""
-    found = set()
-    for stratum in corpus.strata:
-        named = getattr(stratum, recipe.mix.by) in names and stratum.source not in recipe.leave_out
-        if named and len(view.within(stratum.start, stratum.stop)):
-            found.add(stratum.source)
-    return sorted(found)
+    sources = strata_of(corpus, view, "source", recipe.leave_out, recipe.modalities)
+    if recipe.mix.by == "source":
+        return sorted(names)
+    inside = [s for s in corpus.strata if s.source in sources and s.modality in names]
+    return sorted({s.source for s in inside if len(view.within(s.start, s.stop))})
 
 
 def _weights(found: dict[str, Ranges], recipe: MixRecipe) -> dict[str, float]:

@@ -140,6 +140,9 @@ class TrainRecipe(Section):
     labels: str | None = Field(
         None, description="overlay of corrected labels, read in place of those that the corpus was built with"
     )
+    modalities: list[str] | None = Field(
+        None, description="the modalities that are trained on, for a specialist; None: all"
+    )
     leave_out: list[str] = Field([], description="sources that are not trained on (to test on sets never seen)")
     mix: MixRecipe = Field(MixRecipe(), description="shares of sources or modalities in a batch")
     captions: CaptionsRecipe = Field(CaptionsRecipe(), description="texts of the samples")

@@ -79,7 +79,7 @@ def exam_of(corpus: Corpus, recipe: TrainRecipe, bank: Bank, known: Known, seed:
     Sources left out of training stay out. known: what is known of the corpus's samples.
     """
     view = ranges_of(corpus, recipe.data, "validation")
-    sources = strata_of(corpus, view, "source", recipe.leave_out)
+    sources = strata_of(corpus, view, "source", recipe.leave_out, recipe.modalities)
     most = max(1, recipe.validation.images // max(1, len(sources)))
     drawn = [
         generator(seed, "validation", source).permutation(ranges.numbers())[:most] for source, ranges in sources.items()

@@ -212,17 +212,18 @@ def test_convolutional_towers_run_channels_last(recipe_of):
     assert not dual.build(recipe_of(image={"tower": "timm:test_vit"})).channels_last
 
 
-def test_offline_towers_are_what_their_packages_hold(pictures):
+@pytest.mark.parametrize("lite", ["lite0", "lite1", "lite2"])
+def test_offline_towers_are_what_their_packages_hold(lite, pictures):
     from medweave.models import offline
 
-    image = {"tower": "timm:tf_efficientnet_lite0", "weights": "offline:efficientnet-lite0", "size": 64}
+    image = {"tower": f"timm:tf_efficientnet_{lite}", "weights": f"offline:efficientnet-{lite}", "size": 64}
     text = {"tower": "offline:minilm", "freeze": True}
     model = dual.build(ModelRecipe.model_validate({"image": image, "text": text}))
     assert model.preprocess.mean == (0.5, 0.5, 0.5) and model.dim == 512 and model.tokenize.context == 256
     bert = AutoModel.from_pretrained(offline.minilm_folder()).eval()
     tokens = model.tokenize(["chest x-ray"])
     torch.testing.assert_close(model.text_pooled(tokens)[0], bert(input_ids=tokens).last_hidden_state[0].mean(0))
-    state = torch.load(next(offline.folder_of("efficientnet-lite0").rglob("*.pth")), weights_only=True)
+    state = torch.load(next(offline.folder_of(f"efficientnet-{lite}").rglob("*.pth")), weights_only=True)
     own = model.clip.visual.trunk.state_dict().values()
     assert all(torch.equal(a, b) for a, b in zip(own, list(state.values())[: len(own)], strict=True))
 

@@ -73,6 +73,42 @@ def test_a_job_is_done_once_and_a_failure_leaves_the_others(script, jobs, monkey
     assert ran == ["local-plain-0", jobs[0].name]
 
 
+def learning(script, tmp_path, teachers):
+    """Jobs of an arm that learns from these, on two folds, after two specialists."""
+    tree = {"reference": "a", "views": 2, "comparisons": []}
+    arms = [
+        {"name": name, "recipe": "local-images", "overrides": [f"train.modalities=[{name}]"]} for name in ("ct", "oct")
+    ]
+    taught = ["train.objectives=[{kind: menu}, {kind: answer}]"]
+    student = {"name": "student", "recipe": "local-images", "teachers": teachers, "overrides": taught}
+    table = script.Table.model_validate(tree | {"arms": [*arms, student]})
+    return script.jobs_of(table, 2, tmp_path / "out", script._common(tmp_path, tmp_path / "out", 640))
+
+
+def test_a_student_learns_from_the_rows_of_its_fold_and_waits_for_them(script, tmp_path, monkeypatch):
+    jobs = learning(script, tmp_path, ["ct", "oct"])
+    students = [job for job in jobs if job.arm.name == "student"]
+    assert [job.views for job in jobs] == [2, 2, 2, 2, None, None]
+    recipe = students[1].recipe.train.teachers
+    assert [one.name for one in recipe.rows] == ["ct", "oct"] and recipe.folder == tmp_path / "out" / "rows" / "1"
+    corpus, ended = SimpleNamespace(hash="c"), []
+
+    def child(job, log):
+        time.sleep(0.3 if job.arm.name == "oct" else 0)
+        if job.teachers:
+            assert {teacher.name for teacher in job.teachers} <= set(ended)
+        ended.append(job.name)
+        return True
+
+    monkeypatch.setattr(script, "in_fresh_process", child)
+    assert not script.run_all(jobs, corpus, at_once=6)
+    before = students[0].inputs(corpus)
+    changed = learning(script, tmp_path, ["ct"])[-2]
+    assert before["teachers"] != changed.inputs(corpus)["teachers"]
+    with pytest.raises(RequestError, match=r"no arm before it is called 'cty'.*did you mean ct"):
+        learning(script, tmp_path, ["cty"])
+
+
 def test_a_child_ends_with_its_parent(tmp_path):
     program = f"""
 import multiprocessing, os, sys, threading, time

@@ -49,9 +49,17 @@ def test_a_source_can_be_left_out(corpus):
     assert mix_of(corpus, settings(leave_out=["heads"])).names == ["lungs"]
 
 
+def test_a_specialist_has_its_modalities_only(corpus):
+    for by in ("source", "modality"):
+        mix = mix_of(corpus, settings(modalities=["ct"], mix={"by": by}))
+        assert mix.sources == ["heads"] and len(mix.names) == 1
+        assert mix.samples == len(mix_of(corpus, settings(leave_out=["lungs"])).ranges[0])
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
+        ({"modalities": ["cta"]}, "no modality of the corpus is called 'cta'.*did you mean ct"),
         ({"leave_out": ["head"]}, "did you mean heads"),
         ({"leave_out": ["heads", "lungs"]}, "no sample is in the training part"),
         ({"mix": {"weights": {"lungs": 1}}}, "no weight for heads"),

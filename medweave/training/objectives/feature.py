@@ -33,7 +33,7 @@ from medweave.training.objective import (
     shares,
 )
 
-MEMORY = 0.95  # of the running distance of the mean row
+MEMORY, SOME = 0.95, 256  # of the running distance of the mean row: memory, and rows of a batch that it looks at
 
 
 class FeatureRecipe(ObjectiveRecipe):
@@ -80,7 +80,8 @@ class Feature(Objective):
             told = getattr(student, side)
             if self.recipe.heads:
                 told = self.heads[f"{name}:{side}"](told * math.sqrt(told.shape[1]))
-            parts.append(distance(told, target) / self._spread(at, place, mean, target[covered]))
+            known = target[covered.nonzero()[:SOME, 0]]
+            parts.append(distance(told, target) / self._spread(at, place, mean, known))
         return torch.where(covered, torch.stack(parts).mean(0), 0.0)
 
     def _target(self, rows: TeacherRows, standard: Standard, side: str, covered: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,7 +93,10 @@ class Feature(Objective):
         return torch.where(covered[:, None], target, 0.0), mean
 
     def _spread(self, at: int, place: int, mean: Tensor, known: Tensor) -> Tensor:
-        """The running distance of the teacher's mean row from its rows. known: [b, E], mean: [E]."""
+        """The running distance of the teacher's mean row from its rows, of which some are enough.
+
+        known: [b, E], mean: [E].
+        """
         if self.training and len(known):
             now, before = distance(mean.expand_as(known), known).mean(), self.spread[at, place]
             self.spread[at, place] = now if before == 0 else MEMORY * before + (1 - MEMORY) * now

@@ -88,7 +88,7 @@ def open_teacher(card: Card, folder: Path) -> ImagesOnly:
         raise RequestError("no configuration of transformers or timm in this folder", where=folder)
     trunk: Any = _trunk(options.arch or f"local-dir:{folder}", options)
     state = read_state(weights_in(folder, *NAMES))
-    state = offline.lite0_named(state) if options.names == "lite0" else state
+    state = offline.lite_named(state, "efficientnet-lite0") if options.names == "lite0" else state
     load_strictly(trunk, timm_trunk_state(trunk, state), str(folder))
     return TimmImages(trunk, of_timm(dict(trunk.pretrained_cfg), folder), pooling).eval()
 
@@ -115,10 +115,7 @@ def _public_trunk(name: str, weights: str) -> nn.Module:
             return timm.create_model(name, pretrained=True, num_classes=0)
     trunk = timm.create_model(name, num_classes=0)
     if weights.startswith(offline.PREFIX):
-        offline.folder_of(weights.removeprefix(offline.PREFIX))
-        if name != offline.LITE0:
-            raise RequestError(f"{weights} are weights of timm:{offline.LITE0}, not of timm:{name}")
-        state = offline.lite0_state()
+        state = offline.lite_state(weights.removeprefix(offline.PREFIX), name)
     else:
         state = read_state(Path(weights))
     load_strictly(trunk, timm_trunk_state(trunk, state), f"{name}@{weights}")
