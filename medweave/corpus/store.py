@@ -93,6 +93,11 @@ class Corpus:
         first, last = (self._first_place + number * PLACES.itemsize for number in (start, stop))
         return np.frombuffer(self._table.range("places.npy", first, last), PLACES)
 
+    def strata_at(self, numbers: Numbers) -> Numbers:
+        """The place in `strata` of each sample, int64 [n]."""
+        starts = np.array([stratum.start for stratum in self.strata])
+        return np.searchsorted(starts, numbers, side="right") - 1
+
     def read(self, number: int) -> bytes:
         """The image file of one sample. Raises DamagedError, or UserError where its shard cannot be reached."""
         shard, offset, length = self._where(number)

@@ -107,7 +107,7 @@ def cover(
     measured = _measured(features, known)
     judge = _Judge(
         features,
-        domains if domains is not None else features.stamp.teacher.domains,
+        _domains(features, domains),
         measured if by == "source" else _by_modality(corpus.strata, measured),
         {modality: features.text(numbers) for modality, numbers in known.texts.items()} if _pairs(features) else {},
         thresholds or Thresholds(),
@@ -118,6 +118,12 @@ def cover(
         todo = "leave this teacher out, name its domains, or lower the thresholds"
         raise UserError(f"{features.name} {coverage.text()}", where=features.layout.folder, todo=todo)
     return coverage
+
+
+def _domains(features: Features, asked: Collection[str] | None) -> Collection[str] | None:
+    """The modalities that a teacher may be trusted on: none without rows."""
+    own = features.stamp.teacher.domains
+    return asked if own is None else own if asked is None else set(asked) & set(own)
 
 
 def write_verdicts(features: Features, judge: Judge, file: Path | None = None) -> dict[tuple[str, bool], int]:
@@ -134,7 +140,12 @@ def write_verdicts(features: Features, judge: Judge, file: Path | None = None) -
 def _measured(features: Features, known: Known) -> dict[Place, Measured]:
     """The score on each source that has enough labels."""
     bank = Bank.load(features.corpus.banks())
-    scores = {place: measure(features, place[1], rows, bank) for place, rows in known.labels.items()}
+    knows = features.stamp.teacher.knows
+    scores = {
+        (source, modality): measure(features, modality, rows, bank)
+        for (source, modality), rows in known.labels.items()
+        if knows(modality)
+    }
     return {place: score for place, score in scores.items() if score is not None}
 
 

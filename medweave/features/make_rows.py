@@ -29,7 +29,7 @@ from medweave.features.texts import token_counts
 from medweave.models.encoder import Encoder
 
 Pixels = NDArray[np.uint8]
-Looks = list[Pixels] | str  # one picture in all its views, or why it cannot be read
+Looks = list[Pixels] | str | None  # one picture in all its views, or why it cannot be read; None: of no domain
 
 IMAGES, TEXTS = 64, 256  # a batch
 MOST_TEXTS = 255  # texts of a sample that get rows
@@ -144,13 +144,16 @@ def check_rows(rows: Rows, whose: Callable[[int], str]) -> None:
 
 
 def _write_images(job: Job, shard: int, views: Sequence[int]) -> Generator[int, None, dict[int, str]]:
-    """Rows of the views of each picture; returns the place of each that cannot be read, and why."""
+    """Rows of the views of each picture; returns the place of each that cannot be read, and why.
+
+    Pictures of a modality that the teacher was not made for keep rows of zeros.
+    """
     numbers, stamp = job.numbers(shard), job.stamp
     stored = {view: np.zeros((len(numbers), stamp.width), stamp.dtype) for view in views}
     unread: dict[int, str] = {}
     for first, batch in _batches(job, numbers, views):
         unread |= {first + at: looks for at, looks in enumerate(batch) if isinstance(looks, str)}
-        read = [(first + at, looks) for at, looks in enumerate(batch) if not isinstance(looks, str)]
+        read = [(first + at, looks) for at, looks in enumerate(batch) if isinstance(looks, list)]
         places = [at for at, _ in read]
         for turn, view in enumerate(views if read else ()):
             rows = embed_pixels(job.encoder, np.stack([looks[turn] for _, looks in read]))
@@ -185,6 +188,8 @@ def _taken(waiting: deque[tuple[int, list[Future[Looks]]]]) -> tuple[int, list[L
 
 def _looks(job: Job, number: int, modality: str, views: Sequence[int]) -> Looks:
     """One picture as the teacher sees it: whole (view 0), and augmented."""
+    if not job.stamp.teacher.knows(modality):
+        return None
     data, preprocess = job.corpus.read(number), job.encoder.preprocess
     try:
         looks = [preprocess.array(data)] if 0 in views else []

@@ -45,6 +45,10 @@ class Teacher(Section):
     licence_class: LicenceClass | None = Field(description="of that licence")
     binds_students: bool | None = Field(None, description="whether its terms reach models trained on its outputs")
 
+    def knows(self, modality: str) -> bool:
+        """Whether it was made for a modality, as far as it says."""
+        return self.domains is None or modality in self.domains
+
     @property
     def identity(self) -> dict[str, Any]:
         """What decides its rows, in words for people."""
@@ -53,6 +57,7 @@ class Teacher(Section):
             "preprocessing": self.pixels,
             "tokenizer": self.tokens,
             "context": self.context,
+            "domains": self.domains,
         }
 
 

@@ -32,7 +32,8 @@ SHOWN = 3
 class Features:
     """The rows of one teacher for one corpus; safe to share with threads, forked and spawned workers.
 
-    A sample whose image could not be read has an image row of zeros, and is not covered. verdicts: covered.parquet.
+    A sample whose image could not be read, or is of a modality that the teacher was not made for, has an image row of
+    zeros, and is not covered. verdicts: covered.parquet.
     """
 
     def __init__(self, corpus: Corpus, layout: Layout, stamp: Stamp, verdicts: Path | None = None) -> None:
@@ -128,10 +129,10 @@ class Features:
         return decoded(np.array(self._bank[[places[text] for text in captions]]))
 
     def covered(self, numbers: Numbers) -> NDArray[np.bool_]:
-        """Which samples the teacher is trusted on, [b]: all that could be read, where nothing was measured."""
+        """Which samples the teacher is trusted on, [b]: all that have rows, where nothing was measured."""
         numbers = np.asarray(numbers, np.int64)
         if not self.verdicts.exists():
-            return ~np.isin(numbers, self.unread)
+            return ~np.isin(numbers, self.unread) & self._known[self.corpus.strata_at(numbers)]
         bits = self._covered
         return (bits[numbers >> 3] >> (7 - (numbers & 7)).astype(np.uint8) & 1).astype(bool)
 
@@ -197,6 +198,11 @@ class Features:
         if rows.dtype != self.stamp.dtype or rows.shape[1:] != (self.width,) or len(rows) < len(self.captions):
             raise DamagedError("does not fit its captions", where=self.layout.bank, todo=AGAIN)
         return rows
+
+    @cached_property
+    def _known(self) -> NDArray[np.bool_]:
+        """Which strata of the corpus are of a modality that the teacher was made for."""
+        return np.array([self.stamp.teacher.knows(stratum.modality) for stratum in self.corpus.strata], bool)
 
     @cached_property
     def _covered(self) -> NDArray[np.uint8]:

@@ -245,6 +245,7 @@ def _facts(work: Work) -> dict[str, Any]:
     inherited = work.data.inherited
     return {
         "name": work.recipe.name,
+        "domains": settings.modalities,
         "licence": LICENCE,
         "licence_class": inherited.licence_class,
         "binds_students": inherited.binds_students,

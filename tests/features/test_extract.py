@@ -21,6 +21,7 @@ from medweave.corpus.images import decode
 from medweave.corpus.store import open_corpus
 from medweave.errors import RequestError, UserError
 from medweave.features import extract as extract_module
+from medweave.features.coverage import cover
 from medweave.features.extract import extract
 from medweave.features.store import open_features
 from medweave.features.views import Views
@@ -379,3 +380,19 @@ def test_the_stamp_says_what_the_rows_are(corpus, tiny):
     assert stamp["views"]["seed"] == 8 and stamp["views"]["augment"]["noise"] == 0
     assert [shard["sha256"] for shard in stamp["shards"]] == [shard["sha256"] for shard in corpus.shards]
     assert json.dumps(stamp).count("NaN") == 0
+
+
+def test_pictures_of_other_modalities_than_a_teachers_own_are_not_looked_at(corpus, tiny, monkeypatch):
+    eyes, seen = tiny(sides=("images",), domains=["ct"]), []
+    embed = eyes.model.encode_image
+    monkeypatch.setattr(eyes.model, "encode_image", lambda pixels: (seen.append(len(pixels)), embed(pixels))[1])
+    extract(corpus, eyes, workers=1)
+    features, numbers = open_features(corpus, "tiny"), np.arange(len(corpus))
+    ct = np.array(corpus.index(["modality"])["modality"].to_pylist()) == "ct"
+    assert sum(seen) == ct.sum() == 14
+    assert np.array_equal(features.image(numbers).any(1), ct)
+    assert np.array_equal(features.covered(numbers), ct)
+    cover(features, domains=["xray", "ct"])  # what has no row cannot be trusted
+    assert not open_features(corpus, "tiny").covered(numbers[~ct]).any()
+    with pytest.raises(RequestError, match="rows with other domains lie there"):
+        extract(corpus, tiny(sides=("images",), domains=["xray"]), workers=1)
