@@ -33,6 +33,7 @@ def test_help_names_every_verb():
     [
         (("build", "nowhere.yaml"), "no such file"),
         (("info", "nowhere"), "nowhere"),
+        (("evaluate", "runs/nothing"), "no such model folder"),
         (("buld", "x"), "build"),
     ],
 )

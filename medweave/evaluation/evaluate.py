@@ -78,6 +78,8 @@ def evaluate(
     recipe = recipe or (recipe_of(home) if home else EvaluateRecipe())
     folder = Path(out) if out is not None else recipe.out or (home / "evaluations" if home else None)
     if folder is None:
+        if isinstance(model, Path) or (isinstance(model, str) and ":" not in model):
+            raise RequestError("no such model folder", where=model)
         raise RequestError("no folder for the results", todo="give `out`")
     encoder = _loaded(model)
     asked = [b if isinstance(b, Benchmark) else benchmarks_.load(b) for b in benchmarks or recipe.benchmarks]

@@ -29,7 +29,7 @@ from medweave.corpus.sources._rows import (
 )
 from medweave.corpus.sources._words import SPLIT_WORDS, STATE_WORDS, Words, state_of
 from medweave.corpus.vocabulary import plain
-from medweave.errors import RequestError, nearest, unknown_name
+from medweave.errors import RequestError, mistakes, nearest, unknown_name
 from medweave.progress import say
 
 RISING = [State.ABSENT, State.UNCERTAIN, State.PRESENT]  # of two columns of one label, the later state holds
@@ -98,12 +98,13 @@ class Source:
         columns = columns_of(self.manifest)
         wanted = self.recipe.columns.named() if self.manifest else {}
         wanted |= {f"{word}.{c}": c for word in ("include", "exclude") for c in getattr(self.recipe, word)}
-        for field, column in wanted.items():
-            if column not in columns:
-                near = ", ".join(nearest(column, columns) or sorted(columns))
-                raise RequestError(
-                    f"{field}: no column {column!r}", where=self.manifest or self.folder, todo=f"nearest: {near}"
-                )
+        wrong = [
+            f"{field}: no column {column!r}; nearest: {', '.join(nearest(column, columns) or sorted(columns))}"
+            for field, column in wanted.items()
+            if column not in columns
+        ]
+        if wrong:
+            raise mistakes(wrong, self.manifest or self.folder)
         empty = empty_folders(self.folder) if self.recipe.labels_from and not self.manifest else []
         if empty:
             raise RequestError(

@@ -241,6 +241,7 @@ def test_dicom_files_that_are_missing_are_left_to_the_reader_of_pixels(tmp_path)
         ({"columns": {"path": "{set}/{fil}.png"}}, r"columns.path.1: no column 'fil'.*nearest: file"),
         ({"columns": {"path": "file", "labels": ["finding", "x"]}}, r"columns.labels.1: no column 'x'"),
         ({"columns": COLUMNS, "include": {"sett": ["one"]}}, r"include.sett: no column 'sett'.*nearest: set"),
+        ({"columns": {"path": "fil", "patient": "whom"}}, r"(?s)2 mistakes in .*'whom'; nearest: who\n.*'fil'"),
         ({"manifest": "none.csv"}, r"no such manifest"),
         ({"columns": {"path": "file"}}, r"row 1: no modality.*modality:"),
         ({"columns": {"path": "file", "modality": "part"}}, r"row 1: 'chest' is no modality.*values.modality"),
