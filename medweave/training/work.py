@@ -29,7 +29,7 @@ from medweave.training.labels import Labels, labels_of
 from medweave.training.loader import Look, Share, Steps
 from medweave.training.menu import Menu, findings_of
 from medweave.training.mix import Mix, mix_of
-from medweave.training.objective import Batch, Given, Objectives
+from medweave.training.objective import Batch, Given, Objectives, TeacherRows
 from medweave.training.optim import Average, optimiser_of
 from medweave.training.recipe import Recipe, TrainRecipe, section
 from medweave.training.run import Run
@@ -123,11 +123,17 @@ class Work:
 
     def batch(self, order: Order, share: Share) -> Batch:
         """What is known of the whole global batch of which a process has this share."""
-        rows = {name: of_one.each(self._gathered) for name, of_one in share.rows.items()}
+        rows = {name: self._of_all(of_one) for name, of_one in share.rows.items()}
         return replace(self.data.batch(order.numbers(share.step), self.menu), rows=rows, step=share.step)
 
-    def _gathered(self, rows: Tensor) -> Tensor:
-        return self.ranks.gather(rows.to(self.ranks.device, non_blocking=True))
+    def _of_all(self, rows: TeacherRows) -> TeacherRows:
+        """A teacher's rows of every process's samples, on this process's device; the menu's are the same everywhere."""
+
+        def moved(own: Tensor) -> Tensor:
+            return own.to(self.ranks.device, non_blocking=True)
+
+        menu = None if rows.menu is None else moved(rows.menu)
+        return replace(rows.each(lambda own: self.ranks.gather(moved(own))), menu=menu)
 
     @property
     def frozen_norm(self) -> bool:
