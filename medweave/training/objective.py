@@ -76,6 +76,10 @@ class Standard:
     matrix: Tensor
     covariance: Tensor
 
+    def to(self, device: torch.device) -> Standard:
+        """The same on a device."""
+        return Standard(*(part.to(device) for part in (self.mean, self.matrix, self.covariance)))
+
     def __call__(self, rows: Tensor) -> Tensor:
         """[B, E] -> [B, E]."""
         return (rows - self.mean.to(rows)) @ self.matrix.to(rows)
@@ -91,6 +95,11 @@ class Teacher:
     scale: float | None
     image: Standard | None
     text: Standard | None
+
+    def to(self, device: torch.device) -> Teacher:
+        """The same on a device."""
+        image, text = (None if side is None else side.to(device) for side in (self.image, self.text))
+        return Teacher(self.scale, image, text)
 
     @property
     def sides(self) -> list[str]:

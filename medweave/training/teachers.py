@@ -156,7 +156,7 @@ class Teachers:
         if ranks.first:
             self._known(training)
         ranks.wait()
-        return Given(width, self._known(training))
+        return Given(width, {name: one.to(ranks.device) for name, one in self._known(training).items()})
 
     def measured(self, training: Ranges, run: Path, ranks: Ranks) -> Teachers:
         """The same teachers, trusted by what they do on these training samples; kept in the run's folder."""
