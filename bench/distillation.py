@@ -45,31 +45,11 @@ def trust_all(corpus: dict[str, Any], run: Path) -> list[str]:
 
 def step(corpus: dict[str, Any]) -> dict[str, float]:
     """Seconds a step of the whole loop: with six stored teachers, and with the contrastive loss alone."""
-    from bench.training import STEPS, in_turns, work_of
-    from medweave.training.loader import batches
-    from medweave.training.loop import _learn, _step
+    from bench.training import in_turns, whole_loop, work_of
 
-    run = Path(corpus["path"]).parent
-    names = trust_all(corpus, run / "run")
+    names = trust_all(corpus, Path(corpus["path"]).parent / "run")
     taught = {"teachers": {"rows": names, "accept": names}, "objectives": OBJECTIVES}
-
-    def side(**settings: Any) -> Any:
-        work = work_of(corpus, frozen=False, **settings)
-        _learn(work)
-        shares = batches(work.loader, 0, work.settings.total_steps, 1, pin=False)
-
-        def steps() -> float:
-            for _ in range(2):  # what was made ready while the other side ran is used up
-                _step(work, next(shares)[0])
-            start = time.perf_counter()
-            for _ in range(STEPS):
-                made = _step(work, next(shares)[0])
-            made.norm.item()
-            return (time.perf_counter() - start) / STEPS
-
-        return steps
-
-    return in_turns(side(**taught), side())
+    return in_turns(whole_loop(work_of(corpus, frozen=False, **taught)), whole_loop(work_of(corpus, frozen=False)))
 
 
 def objectives() -> dict[str, float]:

@@ -42,7 +42,7 @@ def write_corpus(folder: Path, samples: int) -> None:
     places["stratum"] = np.repeat(np.arange(len(strata)), [stratum["samples"] for stratum in strata])
     np.save(folder / "places.npy", places)
     facts = {"format": FORMAT, "hash": "none", "samples": first, "strata": strata, "banks": {}, "shards": []}
-    (folder / "corpus.json").write_text(json.dumps(facts | {"recipe": {"sources": []}}))
+    (folder / "corpus.json").write_text(json.dumps(facts | {"recipe": {"sources": []}, "licences": []}))
     ids = pq.read_table(folder / "index.parquet", columns=["id"])["id"].take(pa.array(draw.permutation(first)))
     fold, inner = (pa.array(draw.integers(0, FOLDS, first), pa.int8()) for _ in range(2))
     (folder / "overlays").mkdir()

@@ -74,15 +74,11 @@ def in_turns(ours: Callable[[], float], other: Callable[[], float]) -> dict[str,
     return {"ours": statistics.median(a for a, _ in pairs), "other": statistics.median(b for _, b in pairs)}
 
 
-def loop(corpus: dict[str, Any], frozen: bool) -> dict[str, float]:
-    """Seconds a step: the whole loop, and forward + backward + optimiser step on one batch in memory."""
-    import torch
-    from open_clip.loss import ClipLoss
-
+def whole_loop(work: Any) -> Callable[[], float]:
+    """A function to seconds a step of the whole loop of a prepared run."""
     from medweave.training.loader import batches
     from medweave.training.loop import _learn, _step
 
-    work = work_of(corpus, frozen=frozen)
     _learn(work)
     shares = batches(work.loader, 0, work.settings.total_steps, 1, pin=False)
 
@@ -98,6 +94,16 @@ def loop(corpus: dict[str, Any], frozen: bool) -> dict[str, float]:
         made.losses["contrastive"].item()
         return (time.perf_counter() - start) / STEPS
 
+    return whole
+
+
+def loop(corpus: dict[str, Any], frozen: bool) -> dict[str, float]:
+    """Seconds a step: the whole loop, and forward + backward + optimiser step on one batch in memory."""
+    import torch
+    from open_clip.loss import ClipLoss
+
+    work = work_of(corpus, frozen=frozen)
+    whole = whole_loop(work)
     micro, model, criterion = work.loader[0].micros[0], work.model, ClipLoss()
     pixels = (micro.pixels.movedim(-1, 1).float() - work.towers.mean) / work.towers.std
     kept = model.project_text(work.towers.pooled(micro.texts)).detach() if frozen else None

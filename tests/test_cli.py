@@ -33,7 +33,7 @@ def test_help_names_every_verb():
     [
         (("build", "nowhere.yaml"), "no such file"),
         (("info", "nowhere"), "nowhere"),
-        (("evaluate", "runs/nothing"), "no such model folder"),
+        (("evaluate", "runs/nothing"), "no model 'runs/nothing'"),
         (("buld", "x"), "build"),
     ],
 )

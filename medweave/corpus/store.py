@@ -84,6 +84,10 @@ class Corpus:
         return NEIGHBOURS if isinstance(self.place, RemoteFolder) else 1
 
     @cached_property
+    def _stratum_starts(self) -> Numbers:
+        return np.array([stratum.start for stratum in self.strata])
+
+    @cached_property
     def limits(self) -> LimitsRecipe:
         """What its images may be."""
         return LimitsRecipe.model_validate(self.facts["recipe"]["limits"])
@@ -95,8 +99,7 @@ class Corpus:
 
     def strata_at(self, numbers: Numbers) -> Numbers:
         """The place in `strata` of each sample, int64 [n]."""
-        starts = np.array([stratum.start for stratum in self.strata])
-        return np.searchsorted(starts, numbers, side="right") - 1
+        return np.searchsorted(self._stratum_starts, numbers, side="right") - 1
 
     def read(self, number: int) -> bytes:
         """The image file of one sample. Raises DamagedError, or UserError where its shard cannot be reached."""

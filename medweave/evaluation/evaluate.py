@@ -74,14 +74,12 @@ def evaluate(
     Raises RequestError when the request itself is wrong; a benchmark that fails is listed in `.failed`.
     """
     memory.keep()
+    encoder = _loaded(model)
     home = Path(model) if isinstance(model, str | Path) and Path(model).is_dir() else None
     recipe = recipe or (recipe_of(home) if home else EvaluateRecipe())
     folder = Path(out) if out is not None else recipe.out or (home / "evaluations" if home else None)
     if folder is None:
-        if isinstance(model, Path) or (isinstance(model, str) and ":" not in model):
-            raise RequestError("no such model folder", where=model)
         raise RequestError("no folder for the results", todo="give `out`")
-    encoder = _loaded(model)
     asked = [b if isinstance(b, Benchmark) else benchmarks_.load(b) for b in benchmarks or recipe.benchmarks]
     facts = {name: value for name, value in encoder.facts.items() if name not in FOR_SERVING}
     results = Results(folder, {"name": encoder.name, "weights": encoder.weights_hash, "facts": facts})

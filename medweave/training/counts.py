@@ -25,8 +25,7 @@ class Counts:
     """What this process has seen. Plain numbers: kept in checkpoints and added up over processes."""
 
     def __init__(self, corpus: Corpus) -> None:
-        self.strata = corpus.strata
-        self._starts = np.array([stratum.start for stratum in corpus.strata])
+        self.corpus, self.strata = corpus, corpus.strata
         self.asked = np.zeros(len(self.strata), np.int64)
         self.read = np.zeros(len(self.strata), np.int64)
         self.texts: Counter[str] = Counter()
@@ -35,7 +34,7 @@ class Counts:
 
     def add(self, share: Share) -> None:
         """Count one process's part of a step. Raises UserError when too much cannot be read."""
-        stratum = np.searchsorted(self._starts, share.numbers, side="right") - 1
+        stratum = self.corpus.strata_at(share.numbers)
         readable = np.array([not problem for problem in share.problems])
         self.asked += np.bincount(stratum, minlength=len(self.strata))
         self.read += np.bincount(stratum[readable], minlength=len(self.strata))

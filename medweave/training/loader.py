@@ -143,7 +143,9 @@ class Steps(Dataset[Share]):
 
     def __getitem__(self, step: int) -> Share:
         numbers = self.order.numbers(step)[self.part]
-        samples = [self._sample(step, number) for number in numbers.tolist()]
+        views = self._shown(step, numbers)
+        shown = views.tolist() if views is not None else [0] * len(numbers)
+        samples = [self._sample(step, number, view) for number, view in zip(numbers.tolist(), shown, strict=True)]
         pixels = torch.from_numpy(np.stack([pixels for pixels, _, _ in samples]))
         texts = [caption.text for _, caption, _ in samples]
         micros = [
@@ -152,7 +154,7 @@ class Steps(Dataset[Share]):
         ]
         kinds: list[str] = [caption.kind for _, caption, _ in samples]
         problems = [problem for _, _, problem in samples]
-        rows = self._rows(step, numbers, self._shown(step, numbers), [caption for _, caption, _ in samples])
+        rows = self._rows(step, numbers, views, [caption for _, caption, _ in samples])
         return Share(step, numbers, micros, kinds, problems, self.menu_of(step), rows)
 
     def drawn(self, step: int) -> list[Caption]:
@@ -178,14 +180,14 @@ class Steps(Dataset[Share]):
         mine = [texts[(self.ranks.rank * size + at) % len(texts)] for at in range(size)]
         return Micro(self.order.batch + self.ranks.rank * size, torch.empty(0), mine, self._buckets(mine))
 
-    def _sample(self, step: int, number: int) -> tuple[NDArray[np.uint8], Caption, str]:
+    def _sample(self, step: int, number: int, view: int) -> tuple[NDArray[np.uint8], Caption, str]:
         """Pixels, caption and problem of one sample; black and nothing where it cannot be read."""
         try:
             fields = self.corpus.fields(number)
             array = decode(self.corpus.read(number), self.look.size, grey=True, limits=self.corpus.limits)
         except (DamagedError, BadImage) as error:
             return np.zeros((self.look.size, self.look.size, 3), np.uint8), Caption("", "other"), str(error)
-        pixels = self._looked_at(array, fields["modality"], step, number)
+        pixels = self._looked_at(array, fields["modality"], step, number, view)
         return pixels, self.captions.draw(step, number, fields), ""
 
     def _rows(
@@ -201,12 +203,13 @@ class Steps(Dataset[Share]):
             return None
         return np.array([self.look.view(self.captions.seed, step, number) for number in numbers.tolist()], np.int64)
 
-    def _looked_at(self, array: NDArray[np.uint8], modality: str, step: int, number: int) -> NDArray[np.uint8]:
+    def _looked_at(
+        self, array: NDArray[np.uint8], modality: str, step: int, number: int, view: int
+    ) -> NDArray[np.uint8]:
         """uint8 [h,w] or [h,w,3] -> [s,s,3]."""
         look = self.look
-        shown = look.view(self.captions.seed, step, number)
-        if shown and look.views is not None:
-            return look.views.picture(array, look.size, modality, number, shown)
+        if view and look.views is not None:
+            return look.views.picture(array, look.size, modality, number, view)
         if look.augment is None or look.views is not None:
             square = resize(array, look.size, look.policy)
             return square if square.ndim == 3 else np.repeat(square[..., None], 3, axis=2)

@@ -153,10 +153,10 @@ class Teachers:
 
     def given(self, width: int, training: Ranges, ranks: Ranks) -> Given:
         """What objectives know before the first step."""
-        if ranks.first:
-            self._known(training)
+        known = self._known(training) if ranks.first else {}  # the first writes what the others then find
         ranks.wait()
-        return Given(width, {name: one.to(ranks.device) for name, one in self._known(training).items()})
+        known = known or self._known(training)
+        return Given(width, {name: one.to(ranks.device) for name, one in known.items()})
 
     def measured(self, training: Ranges, run: Path, ranks: Ranks) -> Teachers:
         """The same teachers, trusted by what they do on these training samples; kept in the run's folder."""

@@ -49,6 +49,7 @@ class Data:
     captions: Captions
     labels: Labels
     teachers: Teachers | None
+    inherited: Inherited
 
     def hashes(self) -> dict[str, str]:
         """Of all that decides what a step sees, beside the recipe."""
@@ -70,15 +71,6 @@ class Data:
     def training(self) -> Ranges:
         """All training samples."""
         return Ranges.of_mask(np.any([ranges.mask(len(self.corpus)) for ranges in self.mix.ranges], axis=0))
-
-    @property
-    def inherited(self) -> Inherited:
-        """What the model's card states of licences. Raises RequestError where a teacher must be accepted first."""
-        rows = self.corpus.facts["licences"]
-        own = sorted({row["licence_class"] for row in rows if row["source"] in self.mix.sources})
-        if self.teachers is None:
-            return inherited([], own=own)
-        return inherited([one.terms for one in self.teachers.taught], self.teachers.recipe.accept, own)
 
     @cached_property
     def findings(self) -> list[Triplet]:
@@ -153,11 +145,18 @@ def data_of(recipe: Recipe, ranks: Ranks) -> Data:
     order = mix.order(settings.batch, recipe.seed)
     captions = captions_of(corpus, settings.captions, recipe.seed)
     teachers = teachers_of(corpus, settings.teachers) if settings.teachers is not None else None
-    data = Data(corpus, mix, order, captions, labels_of(corpus), teachers)
+    data = Data(corpus, mix, order, captions, labels_of(corpus), teachers, inherited_by(corpus, mix, teachers))
     if teachers is not None:
         teachers.check_captions(data.bank_captions)
-        data.inherited  # noqa: B018  a licence that stops the run stops it here
     return data
+
+
+def inherited_by(corpus: Corpus, mix: Mix, teachers: Teachers | None) -> Inherited:
+    """What the model's card states of licences. Raises RequestError where a teacher must be accepted first."""
+    own = sorted({row["licence_class"] for row in corpus.facts["licences"] if row["source"] in mix.sources})
+    if teachers is None:
+        return inherited([], own=own)
+    return inherited([one.terms for one in teachers.taught], teachers.recipe.accept, own)
 
 
 def prepare(recipe: Recipe, run: Run, data: Data, ranks: Ranks) -> Work:

@@ -82,14 +82,22 @@ def test_a_run_begins_with_it_and_the_average_with_its_end(recipe_of):
     assert not torch.allclose(trained[head], untrained[f"clip.{head}"], atol=1e-2)
 
 
-def test_a_run_killed_in_it_begins_it_again_and_ends_alike(recipe_of, tmp_path, monkeypatch):
-    settings = {**SETTINGS, "steps": 3, "keep": "last"}
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {**SETTINGS, "steps": 3, "keep": "last"},
+        {"objectives": OBJECTIVES, "head_finish": {"steps": 5, "batch": 16}, "steps": 3, "ema": 0.9},
+    ],
+    ids=["start", "finish"],
+)
+def test_a_run_killed_in_it_begins_it_again_and_ends_alike(settings, recipe_of, tmp_path, monkeypatch):
     train(recipe_of(train={**settings, "run": str(tmp_path / "whole")}))
     killed = recipe_of(train={**settings, "run": str(tmp_path / "killed")})
     with monkeypatch.context() as patch:
         patch.setattr(heads, "step_", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(killed)
+    assert not Run(tmp_path / "killed").finished
     train(killed)
     one, other = (load_file(tmp_path / name / "model" / "open_clip_model.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -145,20 +153,6 @@ def test_a_finish_lowers_the_loss_on_whole_pictures(work_of):
     head_finish(work)
     assert not work.model.training
     assert loss() < before - 0.02
-
-
-def test_a_run_killed_in_the_finish_ends_alike(recipe_of, tmp_path, monkeypatch):
-    settings = {"objectives": OBJECTIVES, "head_finish": {"steps": 5, "batch": 16}, "steps": 3, "ema": 0.9}
-    train(recipe_of(train={**settings, "run": str(tmp_path / "whole")}))
-    killed = recipe_of(train={**settings, "run": str(tmp_path / "killed")})
-    with monkeypatch.context() as patch:
-        patch.setattr(heads, "step_", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            train(killed)
-    assert not Run(tmp_path / "killed").finished
-    train(killed)
-    one, other = (load_file(tmp_path / name / "model" / "open_clip_model.safetensors") for name in ("whole", "killed"))
-    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_tower_that_pools_and_projects_at_once_is_refused(recipe_of):

@@ -86,13 +86,13 @@ def test_a_killed_run_ends_with_the_same_bytes(recipe_of, tmp_path, monkeypatch,
     assert not list(killed.checkpoints.iterdir())
 
 
-def test_it_is_the_run_that_draws_its_captions_first(recipe_of, tmp_path, monkeypatch):
+def test_it_is_the_run_that_draws_its_captions_first(recipe_of, together, tmp_path, monkeypatch):
     runs = {"first": (2**19, 1, 1), "met": (0, 1, 1), "accumulated": (0, 1, 4), "two": (0, 2, 1)}
     for name, (most, world, accumulate) in runs.items():
         monkeypatch.setattr(texts, "MOST_DRAWN", most)
         settings = {**SETTINGS, "run": str(tmp_path / name), "accumulate": accumulate, "keep": "last"}
         recipe = recipe_of(train=settings, text={"freeze": True})
-        _together(world, lambda recipe=recipe: train(recipe))
+        together(world, lambda recipe=recipe: train(recipe))
     first = load_file(_weights(tmp_path / "first"))
     for name in runs:
         for key, value in load_file(_weights(tmp_path / name)).items():
@@ -112,25 +112,3 @@ def _kill_after(step, work, folder):
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert process.exitcode == -signal.SIGKILL and not Run(folder).finished, "the run ended before it could be killed"
-
-
-def _together(world, work):
-    """Run `work` in `world` processes, as torchrun would."""
-    import socket
-
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-
-    def one(rank):
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-        torch.set_num_threads(1)
-        work()
-
-    processes = [FORK.Process(target=one, args=(rank,)) for rank in range(world)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(200)
-    assert [process.exitcode for process in processes] == [0] * world

@@ -5,6 +5,7 @@ b samples, s the input side, d the width of rows. A scale has no meaning without
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional
 from medweave.models.preprocess import Preprocess
 
 
-class ImagesOnly(nn.Module):
+class ImagesOnly(nn.Module, ABC):
     """An image tower alone: its own output is the row. A subclass has `image_features`."""
 
     sides = ("images",)
@@ -28,9 +29,9 @@ class ImagesOnly(nn.Module):
         self.preprocess, self.dim, self.facts = preprocess, dim, dict(facts or {})
         self.logit_scale = torch.zeros(())
 
+    @abstractmethod
     def image_features(self, pixels: Tensor) -> Tensor:
         """[b, 3, s, s] -> rows [b, d]."""
-        raise NotImplementedError
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """[b, 3, s, s] -> unit rows [b, d]."""

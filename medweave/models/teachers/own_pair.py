@@ -6,6 +6,7 @@ b texts or images, s the input side, l tokens, d the joint width, w the image to
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +24,8 @@ from medweave.models.teachers.strict import config_in, model_from, tokenizer_in
 from medweave.models.weights import State
 
 
-class OwnPair(nn.Module):
-    """A subclass has `image_features`, `project_image`, `text_features` and `separable`."""
+class OwnPair(nn.Module, ABC):
+    """A subclass has `separable` too, and `project_image` where that is true."""
 
     sides = ("images", "texts")
     kind: Literal["softmax"] = "softmax"
@@ -50,25 +51,21 @@ class OwnPair(nn.Module):
         names = ("input_ids", "attention_mask") if self.masked else ("input_ids",)
         return BatchEncoding({name: tokens[name] for name in names})
 
+    @abstractmethod
     def encode_image(self, pixels: Tensor) -> Tensor:
         """[b, 3, s, s] -> unit rows [b, d]."""
-        return self.project_image(self.image_features(pixels))
 
     def encode_text(self, tokens: BatchEncoding) -> Tensor:
         """Unit rows [b, d]."""
         return functional.normalize(self.text_features(tokens), dim=-1)
 
+    @abstractmethod
     def image_features(self, pixels: Tensor) -> Tensor:
         """[b, 3, s, s] -> [b, w]."""
-        raise NotImplementedError
 
-    def project_image(self, features: Tensor) -> Tensor:
-        """[b, w] -> unit rows [b, d]."""
-        raise NotImplementedError
-
+    @abstractmethod
     def text_features(self, tokens: BatchEncoding) -> Tensor:
         """Rows [b, d] in the joint space, of any length."""
-        raise NotImplementedError
 
 
 def context_of(card: Card) -> int:

@@ -5,6 +5,7 @@ b samples, s the input side, d the joint width, w the image tower's own width.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +18,7 @@ from medweave.models.teachers.pixels import of_processor
 from medweave.models.teachers.strict import config_in, model_in, tokenizer_in
 
 
-class TransformersPair(nn.Module):
+class TransformersPair(nn.Module, ABC):
     """What CLIP and SigLIP share. source: a folder, or a name of the hub."""
 
     sides = ("images", "texts")
@@ -36,9 +37,9 @@ class TransformersPair(nn.Module):
         self.context = int(config.text_config.max_position_embeddings)
         self.facts: dict[str, Any] = {}
 
+    @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> BatchEncoding:
         """What the text tower takes of texts."""
-        raise NotImplementedError
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """[b, 3, s, s] -> unit rows [b, d]."""
@@ -54,9 +55,9 @@ class TransformersPair(nn.Module):
         """[b, 3, s, s] -> the vision tower's pooled output [b, w]."""
         return self.model.vision_model(pixel_values=pixels).pooler_output
 
+    @abstractmethod
     def project_image(self, features: Tensor) -> Tensor:
         """[b, w] -> unit rows [b, d]."""
-        raise NotImplementedError
 
     @property
     def logit_scale(self) -> Tensor:

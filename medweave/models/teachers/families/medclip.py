@@ -64,6 +64,10 @@ class MedClip(OwnPair):
         self.image_projection = self._projection(state, head, width, file)
         self.text_projection = self._projection(state, TEXT_HEAD, self.text.config.hidden_size, file)
 
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """[b, 3, s, s] -> unit rows [b, d]."""
+        return self.project_image(self.image_features(pixels))
+
     def image_features(self, pixels: Tensor) -> Tensor:
         """[b, 3, s, s] -> [b, w]."""
         output = self.image(pixels)
