@@ -77,9 +77,10 @@ def in_turns(ours: Callable[[], float], other: Callable[[], float]) -> dict[str,
 def whole_loop(work: Any) -> Callable[[], float]:
     """A function to seconds a step of the whole loop of a prepared run."""
     from medweave.training.loader import batches
-    from medweave.training.loop import _learn, _step
+    from medweave.training.kept import learn
+    from medweave.training.loop import _step
 
-    _learn(work)
+    learn(work)
     shares = batches(work.loader, 0, work.settings.total_steps, 1, pin=False)
 
     def whole() -> float:
@@ -129,10 +130,11 @@ def padding(corpus: dict[str, Any]) -> dict[str, float]:
     import torch
 
     from medweave.training.loader import Bucket
-    from medweave.training.loop import _learn, _step
+    from medweave.training.kept import learn
+    from medweave.training.loop import _step
 
     work = work_of(corpus, frozen=False, own=0.5, context=CONTEXT)
-    _learn(work)
+    learn(work)
     shares = [work.loader[0]]
     whole = []
     for share in shares:

@@ -12,6 +12,7 @@ from medweave.errors import UserError
 from medweave.files import whole_file, write_bytes
 
 NAME, BEST = "step-{:09d}.pt", "best.safetensors"
+FIRST, INGREDIENT = "first.safetensors", "soup-{:09d}.safetensors"  # what learns, at a branch's beginning and end
 TEXTS = "texts-{}-{:09d}.safetensors"  # of the process of a rank, with the state of a step
 
 
@@ -74,5 +75,6 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 def clear(folder: Path) -> None:
     """Remove the states: the model is written."""
-    for path in (*folder.glob("step-*.pt"), *folder.glob(BEST), *folder.glob("texts-*")):
-        path.unlink()
+    for pattern in ("step-*.pt", BEST, FIRST, "soup-*", "texts-*"):
+        for path in folder.glob(pattern):
+            path.unlink()

@@ -10,15 +10,12 @@ from __future__ import annotations
 import errno
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
-
 from medweave import memory
 from medweave.corpus.captions.bank import Bank, shipped
 from medweave.errors import UserError
@@ -26,13 +23,13 @@ from medweave.files import only_writer
 from medweave.models import folder
 from medweave.progress import say
 from medweave.recipe import as_data, recipe_hash
-from medweave.training import checkpoint, distributed
+from medweave.training import checkpoint, distributed, soup
 from medweave.training.distributed import Ranks
 from medweave.training.embed import backward
 from medweave.training.heads import check_separable, head_finish, head_start
+from medweave.training.kept import as_kept, averaged, learn
 from medweave.training.loader import Share, batches
 from medweave.training.log import Log, Stopwatch
-from medweave.training.norms import PICTURES, learning_norms, re_estimate
 from medweave.training.objective import Losses
 from medweave.training.optim import rate, set_rate, step_
 from medweave.training.recipe import Recipe, section
@@ -90,13 +87,15 @@ def _steps(work: Work, log: Log | None) -> None:
     watch = Stopwatch()
     if work.validation and work.step == 0 and settings.head_start is not None:
         _validate(work, log)
-    _learn(work)
+    learn(work)
     for share, waited in batches(work.loader, work.step, total, settings.workers, work.ranks.device.type == "cuda"):
-        set_rate(work.optimiser, rate(work.step, total, settings.optimiser.warmup))
+        soup.begin_branch(work)
+        set_rate(work.optimiser, rate(_in_branch(work), settings.branch_steps, settings.optimiser.warmup))
         made = _step(work, share)
         work.counts.add(share)
         work.step += 1
         watch.add(settings.batch, waited)
+        soup.add(work)
 
         if _due(work.step, settings.log, total) or _due(work.step, keep, total):
             line = _line(work, made)
@@ -128,7 +127,7 @@ def _step(work: Work, share: Share) -> _Made:
     losses = backward(work.towers, work.objectives, share, batch, read, work.ranks)
     norm = step_(work.optimiser, work.model, work.settings.optimiser.clip)
     if work.average is not None:
-        work.average.update(work.step)
+        work.average.update(_in_branch(work))
     taught = {name: float(rows.covered.float().mean()) for name, rows in batch.rows.items()}
     return _Made(losses, norm, taught)
 
@@ -163,7 +162,7 @@ def _line(work: Work, made: _Made) -> dict[str, Any]:
 
 def _validate(work: Work, log: Log | None) -> None:
     """Score the weights that would be kept, and keep them if they are the best so far."""
-    with _as_kept(work):
+    with as_kept(work):
         figures = work.validation(work.towers)
         value = figures[work.settings.validation.metric]
         if value is not None and (work.best is None or value > work.best["value"]):
@@ -174,47 +173,17 @@ def _validate(work: Work, log: Log | None) -> None:
         log.validation(work.step, figures)
 
 
-@contextmanager
-def _as_kept(work: Work) -> Iterator[None]:
-    """The model as it would be kept, averaged if the recipe says so, in eval(); afterwards it learns on."""
-    if work.average is not None:
-        _averaged(work)
-    work.model.eval()
-    yield
-    if work.average is not None:
-        work.average.swap()
-    _learn(work)
-
-
-def _averaged(work: Work) -> None:
-    """Put the averaged weights into the model, with batch-norm statistics of their own; the model is left in eval()."""
-    assert work.average is not None
-    norms = learning_norms(work.model)
-    work.average.swap()
-    work.model.eval()
-    if norms and work.step:
-        first = max(0, work.step - -(-PICTURES // work.settings.batch))
-        shares = (work.loader[step] for step in range(first, work.step))
-        re_estimate(norms, work.towers.image, [share.micros[0].pixels.to(work.ranks.device) for share in shares])
-
-
-def _learn(work: Work) -> None:
-    """Training mode; batch norm keeps its statistics where it must."""
-    work.model.train()
-    if work.frozen_norm:
-        for module in work.model.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
-
-
 def _keep(work: Work) -> None:
     """Put the weights that are kept into the model, in every process; it is left in eval()."""
+    if work.settings.soup is not None:
+        work.best = soup.cook(work)
+        return
     best = work.run.checkpoints / checkpoint.BEST
     if work.settings.keep == "best" and work.best is not None:
         work.ranks.wait()
         checkpoint.fill(work.model, checkpoint.read_weights(best), best)
     elif work.average is not None:
-        _averaged(work)
+        averaged(work)
     work.model.eval()
 
 
@@ -258,7 +227,7 @@ def _facts(work: Work) -> dict[str, Any]:
         "licences": [row for row in corpus.facts["licences"] if row["source"] in counts["mix"]["source"]],
         "images_seen": counts["read"],
         "steps": work.step,
-        "kept": work.best if settings.keep == "best" and work.best else {"step": work.step},
+        "kept": work.best if work.best and (settings.soup or settings.keep == "best") else {"step": work.step},
     }
 
 
@@ -275,6 +244,11 @@ def _new_epoch(work: Work) -> bool:
     """Whether this step brought the images seen to one more pass over the training samples, or was the last."""
     images, batch, samples = work.step * work.settings.batch, work.settings.batch, work.data.mix.samples
     return images // samples > (images - batch) // samples or work.step == work.settings.total_steps
+
+
+def _in_branch(work: Work) -> int:
+    """Steps that this branch has made: all, where there is but one."""
+    return work.step % work.settings.branch_steps
 
 
 def _due(step: int, every: int, total: int) -> bool:

@@ -92,25 +92,26 @@ class Average:
 
     def restart(self) -> None:
         """Forget what was: the average begins with the weights as they are."""
-        self.values = {name: value.clone() for name, value in _moving(self.model)}
+        self.values = {name: value.clone() for name, value in moving(self.model)}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move towards the model's weights after `step` (from 0)."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        now = dict(_moving(self.model))
+        now = dict(moving(self.model))
         torch._foreach_lerp_(list(self.values.values()), [now[name] for name in self.values], weight)
 
     @torch.no_grad()
     def swap(self) -> None:
         """Exchange the model's weights and the averaged ones."""
-        for name, value in _moving(self.model):
+        for name, value in moving(self.model):
             kept = value.clone()
             value.copy_(self.values[name])
             self.values[name].copy_(kept)
 
 
-def _moving(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def moving(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What training changes: the parameters that learn, and the statistics of batch norms."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             yield name, parameter.detach()

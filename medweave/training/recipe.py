@@ -97,6 +97,21 @@ class HeadRecipe(Section):
     lr: float = Field(1e-3, gt=0, description="peak learning rate of a tenth of warm-up and a cosine to 0")
 
 
+class SoupRecipe(Section):
+    """The mean of several weights of a run in place of its last or best."""
+
+    branches: int = Field(
+        1, ge=1, description="runs one after another from the same first weights, each on its share of the budget"
+    )
+    late: int = Field(1, ge=1, description="weights of a branch: of its end and of so many validations, less one, before")
+    choose: Literal["all", "greedy"] = Field(
+        "all", description="all; or one after another, the best first, as long as validation does not lose"
+    )
+    line: list[Annotated[float, Field(ge=0, le=1)]] = Field(
+        [1.0], min_length=1, description="shares of the way from the first weights; validation chooses (WiSE-FT)"
+    )
+
+
 class TeacherRecipe(Section):
     """One teacher that a run learns from."""
 
@@ -175,6 +190,7 @@ class TrainRecipe(Section):
     workers: int = Field(1, ge=0, description="loader processes; 0: in the training process")
     validation: ValidateRecipe = Field(ValidateRecipe(), description="validation while training")
     keep: Literal["best", "last"] = Field("best", description="which weights become the model")
+    soup: SoupRecipe | None = Field(None, description="keep a mean of weights instead; None: no")
     checkpoint: int | None = Field(None, ge=1, description="steps between two; None: a tenth of the run, at most 1,000")
     log: int = Field(10, ge=1, description="steps between lines of the log")
 
@@ -184,6 +200,10 @@ class TrainRecipe(Section):
             raise ValueError("give the budget as steps or as images: one of the two")
         if self.batch % self.accumulate:
             raise ValueError(f"accumulate {self.accumulate} does not divide batch {self.batch}")
+        if self.soup is not None and self.keep != "last":
+            raise ValueError("a soup is made of last weights: set keep to last")
+        if self.soup is not None and self.total_steps % self.soup.branches:
+            raise ValueError(f"{self.soup.branches} branches do not divide {self.total_steps} steps")
         if len({o.kind for o in self.objectives}) < len(self.objectives):
             raise ValueError("an objective is named twice")
         return self
@@ -192,6 +212,11 @@ class TrainRecipe(Section):
     def total_steps(self) -> int:
         """Optimiser steps of the run."""
         return self.steps if self.steps is not None else -(-(self.images or 0) // self.batch)
+
+    @property
+    def branch_steps(self) -> int:
+        """Optimiser steps from the first weights to an end: all, but with a soup of several branches."""
+        return self.total_steps // (self.soup.branches if self.soup is not None else 1)
 
     def every(self, interval: int | None) -> int:
         """An interval in steps; where none is given, a tenth of the run, 1,000 at most."""

@@ -3,7 +3,8 @@ import copy
 import torch
 from torch import nn
 
-from medweave.training.loop import _as_kept, _learn, _step
+from medweave.training.kept import as_kept, learn
+from medweave.training.loop import _step
 from medweave.training.norms import learning_norms, re_estimate
 
 torch.set_num_threads(1)
@@ -32,13 +33,13 @@ def test_norms_that_keep_their_statistics_are_let_alone():
 
 def test_averaged_weights_get_statistics_of_their_own(work_of):
     work = work_of(train={"ema": 0.9, "optimiser": {"lr": 1e-2}})
-    _learn(work)
+    learn(work)
     for _ in range(4):
         _step(work, work.loader[work.step])
         work.step += 1
     norms = learning_norms(work.model)
     assert norms
-    with _as_kept(work):
+    with as_kept(work):
         found = [norm.running_mean.clone() for norm in norms]
         again = copy.deepcopy(work.model)
         again.train()
@@ -57,8 +58,8 @@ def test_averaged_weights_get_statistics_of_their_own(work_of):
 def test_frozen_statistics_are_not_measured(work_of):
     work = work_of(train={"ema": 0.9, "norm": "frozen"})
     before = {name: value.clone() for name, value in work.model.named_buffers()}
-    _learn(work)
+    learn(work)
     _step(work, work.loader[0])
     work.step = 1
-    with _as_kept(work):
+    with as_kept(work):
         assert all(torch.equal(value, before[name]) for name, value in work.model.named_buffers())

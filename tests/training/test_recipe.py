@@ -39,6 +39,8 @@ def test_every_mistake_is_listed(tmp_path):
         ({"steps": None}, "one of the two"),
         ({"batch": 10, "accumulate": 3}, "does not divide"),
         ({"objectives": [{"kind": "contrastive"}] * 2}, "named twice"),
+        ({"soup": {}}, "set keep to last"),
+        ({"soup": {"branches": 2}, "keep": "last"}, "do not divide 3 steps"),
     ],
 )
 def test_what_contradicts_itself_is_refused(change, reason):
