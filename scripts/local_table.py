@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from local_table_page import write_page  # beside this file
+from local_table_combine import combine  # beside this file, as the next
+from local_table_page import write_page
 from pydantic import Field
 
 from medweave.corpus.build import build
@@ -60,6 +61,9 @@ class Arm(Section):
     folds: int | None = Field(None, ge=1, description="the first folds only; none: all that are asked for")
     model: str | None = Field(None, description="a model of this reference, as it is, instead of a training")
     teachers: list[str] = Field([], description="arms, named before, whose rows on the same fold it learns from")
+    combine: Literal["best", "mean"] | None = Field(
+        None, description="no model of its own: its teachers' answers, of the best by validation or the mean of all"
+    )
 
 
 class Comparison(Section):
@@ -96,6 +100,11 @@ class Job:
         return f"{self.arm.name}-{self.fold}"
 
     @property
+    def learns(self) -> bool:
+        """Whether it is a student."""
+        return bool(self.teachers) and self.arm.combine is None
+
+    @property
     def folder(self) -> Path:
         """The run, with its evaluations."""
         return self.out / "runs" / self.arm.name / str(self.fold)
@@ -114,7 +123,7 @@ class Job:
     def recipe(self) -> Recipe:
         """The arm's recipe on this fold."""
         here = [f"train.run={self.folder}", f"train.data.fold={self.fold}", f"evaluate.data.fold={self.fold}"]
-        if self.teachers:
+        if self.learns:
             here.append(f"train.teachers.rows={json.dumps([job.arm.name for job in self.teachers])}")
             here.append(f"train.teachers.folder={json.dumps(str(self.rows))}")
         return read(RECIPES / f"{self.arm.recipe}.yaml", [*self.common, *self.arm.overrides, *here])
@@ -123,7 +132,7 @@ class Job:
         """All that its figures depend on."""
         recipe = as_data(self.recipe)
         del recipe["corpus"], recipe["train"]["run"]  # the corpus counts by its hash, the place of a run not at all
-        if self.teachers:
+        if self.learns:
             del recipe["train"]["teachers"]["folder"]  # they count by what they are made of
         arm = {name: value for name, value in as_data(self.arm).items() if name != "folds"}
         others = {"teachers": hash_of([job.inputs(corpus) for job in self.teachers])} if self.teachers else {}
@@ -172,7 +181,8 @@ def main(
 
 def jobs_of(table: Table, folds: int, out: Path, common: tuple[str, ...]) -> list[Job]:
     """Every arm on every fold. Raises RequestError for a teacher that is no arm before those who learn from it."""
-    taught, made = {name for arm in table.arms for name in arm.teachers}, dict[tuple[str, int], Job]()
+    taught = {name for arm in table.arms if arm.combine is None for name in arm.teachers}
+    made = dict[tuple[str, int], Job]()
     for arm in table.arms:
         views = table.views if arm.name in taught else None
         for fold in _folds(arm, folds):
@@ -250,6 +260,10 @@ def do(job: Job) -> None:
     from medweave.models.load import load
 
     recipe, corpus = job.recipe, open_corpus(job.recipe.corpus.path)
+    if job.arm.combine is not None:
+        combine(job)
+        write_json(job.folder / "done.json", job.inputs(corpus))
+        return
     if job.arm.model is not None:
         encoder = load(job.arm.model)
     elif job.arm.train:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from local_table_teachers import against_teachers  # beside this file
 
 from medweave.corpus.store import Corpus
 from medweave.evaluation import compare
@@ -37,6 +38,9 @@ def write_page(
     validation, left_out = _validation(jobs, table.reference), _left_out(table, jobs, pooled)
     parts = ["# Results on a folder of labelled images", _facts(jobs, corpus, missing)]
     parts += [_comparison(c.name, c.title, tables[c.name], out) for c in table.comparisons if c.name in tables]
+    teachers = against_teachers(table, pooled)
+    if teachers is not None:
+        parts.append(teachers[0])
     if validation:
         parts.append(_ablations(table.reference, validation))
     if left_out:
@@ -47,6 +51,7 @@ def write_page(
         "missing": list(missing),
         "minutes": {job.name: job.minutes for job in jobs},
         "comparisons": {name: found.as_data() for name, found in tables.items()},
+        "teachers": teachers[1] if teachers is not None else [],
         "validation": validation,
         "left_out": left_out,
     }
@@ -105,7 +110,8 @@ def _validation(jobs: Sequence[Job], reference: str) -> dict[str, dict[int, dict
     """
     found: dict[str, dict[int, dict[str, float]]] = {}
     for job in jobs:
-        lines = list(Run(job.folder).log("validation")) if job.arm.train and job.arm.evaluate != "left out" else []
+        trained = job.arm.train and job.arm.combine is None and job.arm.evaluate != "left out"
+        lines = list(Run(job.folder).log("validation")) if trained else []
         train = job.recipe.train
         chooses = train.keep == "best" and train.head_finish is None  # else the last line is of the weights kept
         kept = (Run(job.folder).facts.get("best") or {}).get("step") if chooses else None

@@ -163,3 +163,102 @@ def _runs(pid):
     except ProcessLookupError:
         return False
     return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+
+
+def teacher_of(name, modalities, figures, folder):
+    """A job of a teacher that has answered for two sets and has a log of its validation."""
+    from medweave.evaluation.results import Results
+
+    results = Results(folder / name / "results", {"name": name})
+    run = folder / name / "run"
+    run.mkdir(parents=True)
+    line = {"kind": "validation", "step": 1, "sources": {source: {"macro_auroc": v} for source, v in figures.items()}}
+    (run / "log.jsonl").write_text(json.dumps(line) + "\n")
+    recipe = SimpleNamespace(train=SimpleNamespace(modalities=modalities), evaluate=SimpleNamespace(draws=100, seed=0))
+    job = SimpleNamespace(name=f"{name}-0", folder=run, results=results.folder, recipe=recipe, arm=SimpleNamespace())
+    return job, results
+
+
+def answers(results, source, modality, right, shift=0.0):
+    """Predictions of 40 images of two classes, right on the share `right`, as a result of `results`."""
+    import numpy as np
+
+    from medweave.evaluation import predictions, scoring
+
+    truth = np.eye(2, dtype=np.int8)[np.arange(40) % 2]
+    logits = truth * np.where(np.arange(40) < 40 * right, 2.0, -2.0)[:, None] + shift
+    names = np.array([f"{source}/{n}" for n in range(40)])
+    made = predictions.Predictions(["a", "b"], False, names, names, np.zeros(40, int), truth, {"all": logits})
+    facts = dict.fromkeys(("family", "task", "anatomy", "published", "licence", "fold", "calibration", "choices"))
+    facts |= {"benchmark": f"corpus-zero-shot/{source}", "family": "corpus-zero-shot", "source": source}
+    facts |= {"modality": modality, "positive": None, "confounded": source == "b", "leaks": 0, "left_out": 0}
+    predictions.write(made, results.folder / facts["benchmark"] / "predictions.parquet")
+    results.results.append({**facts, **scoring.numbers(made, 100, 0)})
+    return made
+
+
+@pytest.fixture
+def teachers(script, tmp_path):
+    """Two teachers: the specialist is better on its own set, a; validation likes the other one on b."""
+    specialist, own = teacher_of("specialist", ["ct"], {"a": 0.9}, tmp_path)
+    generalist, others = teacher_of("generalist", None, {"a": 0.8, "b": 0.7}, tmp_path)
+    made = {}
+    for results, rights in ((own, (0.95, 0.99)), (others, (0.75, 0.8))):
+        for (source, modality), right in zip((("a", "ct"), ("b", "mri")), rights, strict=True):
+            made[results.model["name"], source] = answers(results, source, modality, right, right)
+        results.write(100, 0)
+    return [specialist, generalist], made
+
+
+@pytest.mark.parametrize("how", ["best", "mean"])
+def test_teachers_together_are_the_best_by_validation_or_their_mean(script, teachers, tmp_path, how):
+    import local_table_combine
+    import numpy as np
+    from scipy.special import log_softmax
+
+    from medweave.evaluation.results import load
+
+    jobs, made = teachers
+    job = SimpleNamespace(name="both-0", teachers=jobs, recipe=jobs[0].recipe, results=tmp_path / "both")
+    job.arm = SimpleNamespace(combine=how)
+    local_table_combine.combine(job)
+    results = load(tmp_path / "both")
+    found = {r["source"]: results.predictions(r).scores["all"] for r in results.results}
+    specialist, generalist = (made[name, "a"].scores["all"] for name in ("specialist", "generalist"))
+    if how == "best":
+        assert np.allclose(found["a"], specialist)
+    else:
+        assert np.allclose(found["a"], (log_softmax(specialist, 1) + log_softmax(generalist, 1)) / 2, atol=1e-6)
+    both = found["b"] if how == "best" else np.exp(found["b"])
+    one = made["generalist", "b"].scores["all"]
+    assert np.allclose(both, one if how == "best" else np.exp(log_softmax(one, 1)), atol=1e-6), (
+        "specialists know theirs"
+    )
+    right = {r["source"]: r["metrics"]["balanced_accuracy"]["value"] for r in results.results}
+    assert right["b"] == pytest.approx(0.8)
+
+
+def test_shares_of_the_oracle_are_corrected_for_chance(script, teachers, tmp_path):
+    import local_table_combine
+    import local_table_teachers
+
+    jobs, _ = teachers
+    job = SimpleNamespace(name="oracle-0", teachers=jobs, recipe=jobs[0].recipe, results=tmp_path / "oracle")
+    job.arm = SimpleNamespace(combine="best")
+    local_table_combine.combine(job)
+    tree = {"reference": "generalist", "comparisons": []}
+    arms = [{"name": "specialist", "recipe": "local-images", "overrides": ["train.modalities=[ct]"]}]
+    arms += [{"name": "generalist", "recipe": "local-images"}]
+    arms += [{"name": "oracle", "recipe": "local-images", "combine": "best", "teachers": ["specialist", "generalist"]}]
+    table = script.Table.model_validate(tree | {"arms": arms})
+    pooled = {one.name.rpartition("-")[0]: one.results for one in (*jobs, job)}
+    text, rows = local_table_teachers.against_teachers(table, pooled)
+    of = {(row["sets of"], row["metric"]): row for row in rows}
+    student, oracle = (0.75 + 0.8) / 2, (0.95 + 0.8) / 2
+    row = of["all", "balanced_accuracy"]
+    assert row["share"]["value"] == pytest.approx((student - 0.5) / (oracle - 0.5))
+    assert row["share"]["low"] < row["share"]["value"] < row["share"]["high"]
+    assert of["specialist", "balanced_accuracy"]["difference"]["value"] == pytest.approx(0.75 - 0.95)
+    assert of["without confounded", "balanced_accuracy"]["sets"] == 1
+    assert "| prompts | specialist | balanced accuracy | 1 | 0.750" in text
+    assert local_table_teachers.against_teachers(table, {}) is None

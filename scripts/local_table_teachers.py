@@ -1,0 +1,125 @@
+"""What a student is worth beside its teachers: inside the modalities of each, and as a share of the best of them.
+
+A share is corrected for chance, (S - c) / (O - c): 1 where the student is as good as the oracle. D draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medweave.evaluation.macro import Drawn, mean_draws
+from medweave.evaluation.results import Result, load
+from medweave.evaluation.statistics import interval
+from medweave.reports.comparison import METRICS, Grid
+from medweave.reports.page import with_interval
+
+if TYPE_CHECKING:
+    from local_table import Arm, Table
+
+FAMILIES = ("corpus-zero-shot", "corpus-probe")
+SHOWN = ("macro_auroc", "balanced_accuracy")
+DRAWS, SEED = 1000, 0
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A student and the oracle of its teachers on one set. each: arm -> values and draws."""
+
+    facts: Result
+    each: Mapping[str, Drawn]
+
+    def defines(self, metric: str) -> bool:
+        """Whether the set has this metric."""
+        return all(not np.isnan(one.values.get(metric, np.nan)) for one in self.each.values())
+
+
+def against_teachers(table: Table, pooled: Mapping[str, Path]) -> tuple[str, list[dict[str, Any]]] | None:
+    """The section of the page and its data; None without an oracle, or while an arm is missing."""
+    oracle = next((arm for arm in table.arms if arm.combine == "best"), None)
+    if oracle is None or any(name not in pooled for name in (table.reference, oracle.name, *oracle.teachers)):
+        return None
+    arms = {arm.name: arm for arm in table.arms}
+    rows = []
+    for family in FAMILIES:
+        beside = _beside(family, [table.reference, oracle.name], pooled)
+        groups = {"all": beside, "without confounded": [one for one in beside if not one.facts["confounded"]]}
+        groups |= {
+            name: [one for one in beside if one.facts["modality"] in of]
+            for name in oracle.teachers
+            if (of := _modalities(arms[name]))
+        }
+        for group, sets in groups.items():
+            for metric in SHOWN:
+                counted = [one for one in sets if one.defines(metric)]
+                if counted:
+                    figures = _figures(counted, metric, table.reference, oracle.name)
+                    rows.append({"family": family, "sets of": group, "metric": metric, "sets": len(counted)} | figures)
+    return _text(rows, table.reference, oracle.name), rows
+
+
+def _modalities(arm: Arm) -> list[str]:
+    """What a specialist was trained on; empty for a generalist."""
+    from local_table import RECIPES
+
+    from medweave.training.recipe import read
+
+    return read(RECIPES / f"{arm.recipe}.yaml", arm.overrides).train.modalities or []
+
+
+def _beside(family: str, arms: Sequence[str], pooled: Mapping[str, Path]) -> list[Beside]:
+    """Every set of a family that all these arms were tested on."""
+    results = {arm: load(pooled[arm]) for arm in arms}
+    of = {arm: {r["source"]: r for r in results[arm].results if r["family"] == family} for arm in arms}
+    shared = [source for source in of[arms[0]] if all(source in of[arm] for arm in arms)]
+    return [
+        Beside(
+            of[arms[0]][source],
+            {arm: Drawn(results[arm].predictions(of[arm][source]), DRAWS, SEED) for arm in arms},
+        )
+        for source in shared
+    ]
+
+
+def _figures(sets: Sequence[Beside], metric: str, student: str, oracle: str) -> dict[str, Any]:
+    """Means over sets, their difference and the share, with intervals over the same draws."""
+    chance = float(np.mean([one.facts["chance"][metric] for one in sets]))
+    values = {arm: float(np.mean([one.each[arm].values[metric] for one in sets])) for arm in (student, oracle)}
+    draws = {arm: mean_draws([one.each[arm].draws[metric] for one in sets]) for arm in (student, oracle)}
+    return {
+        "student": _estimate(values[student], draws[student]),
+        "oracle": _estimate(values[oracle], draws[oracle]),
+        "difference": _estimate(values[student] - values[oracle], draws[student] - draws[oracle]),
+        "share": _estimate(
+            (values[student] - chance) / (values[oracle] - chance),
+            (draws[student] - chance) / (draws[oracle] - chance),
+        ),
+    }
+
+
+def _estimate(value: float, draws: Array) -> dict[str, float | None]:
+    low, high = interval(draws)
+    return {"value": value, "low": low, "high": high}
+
+
+def _text(rows: Sequence[Mapping[str, Any]], student: str, oracle: str) -> str:
+    head = ["by", "sets of", "metric", "sets", student, oracle, "difference", "share of what is above chance"]
+    cells = [
+        [
+            {"corpus-zero-shot": "prompts", "corpus-probe": "probe"}[row["family"]],
+            row["sets of"],
+            METRICS[row["metric"]],
+            str(row["sets"]),
+            *(with_interval(row[name]) for name in ("student", "oracle")),
+            *(with_interval(row[name]) for name in ("difference", "share")),
+        ]
+        for row in rows
+    ]
+    note = "The oracle takes, for each set and fold, the teacher that is best on the validation part."
+    return "\n\n".join([f"## {student} against the best of its teachers", note, Grid(head, cells, text=3).markdown()])
