@@ -76,8 +76,8 @@ def in_turns(ours: Callable[[], float], other: Callable[[], float]) -> dict[str,
 
 def whole_loop(work: Any) -> Callable[[], float]:
     """A function to seconds a step of the whole loop of a prepared run."""
-    from medweave.training.loader import batches
     from medweave.training.kept import learn
+    from medweave.training.loader import batches
     from medweave.training.loop import _step
 
     learn(work)
@@ -129,8 +129,8 @@ def padding(corpus: dict[str, Any]) -> dict[str, float]:
 
     import torch
 
-    from medweave.training.loader import Bucket
     from medweave.training.kept import learn
+    from medweave.training.loader import Bucket
     from medweave.training.loop import _step
 
     work = work_of(corpus, frozen=False, own=0.5, context=CONTEXT)

@@ -35,11 +35,18 @@ def split_view(corpus: Corpus, split: str | None = None, overlay: str | None = N
     return _kept(corpus, Ranges.of_mask(mask))
 
 
-def fold_view(corpus: Corpus, fold: int, side: str, overlay: str = "folds", others: Ranges | None = None) -> Ranges:
+def fold_view(
+    corpus: Corpus,
+    fold: int,
+    side: str,
+    overlay: str = "folds",
+    others: Ranges | None = None,
+    aside: Collection[int] = (),
+) -> Ranges:
     """One side of a fold: test is the fold itself, validation the inner part 0 of the others, train the rest.
 
-    others: samples that are on this side too where the overlay does not name them. Raises RequestError for a fold or
-    side that there is none of.
+    others: samples that are on this side too where the overlay does not name them. aside: inner parts that are on no
+    side. Raises RequestError for a fold or side that there is none of.
     """
     if side not in SIDES:
         raise unknown_name("side of a fold", side, SIDES)
@@ -47,7 +54,7 @@ def fold_view(corpus: Corpus, fold: int, side: str, overlay: str = "folds", othe
     folds: set[int] = set()
     for numbers, columns in corpus.overlay_pieces(overlay, ["fold", "inner"]):
         folds.update(columns["fold"].unique().to_pylist())
-        mask[numbers] = _on_side(columns, fold, side)
+        mask[numbers] = _on_side(columns, fold, side, aside)
     if fold not in folds:
         known = f"there are {min(folds)} to {max(folds)}" if folds else None
         raise RequestError(f"overlay {overlay} has no fold {fold}", todo=known)
@@ -73,12 +80,12 @@ def strata_of(
     return {name: Ranges.joined(ranges) for name, ranges in parts.items()}
 
 
-def _on_side(columns: pa.RecordBatch, fold: int, side: str) -> NDArray[np.bool_]:
+def _on_side(columns: pa.RecordBatch, fold: int, side: str, aside: Collection[int]) -> NDArray[np.bool_]:
     """Which rows of an overlay of folds are on one side of a fold."""
     folds, inner = (columns[name].to_numpy(zero_copy_only=False) for name in ("fold", "inner"))
     if side == "test":
         return folds == fold
-    return (folds != fold) & ((inner == 0) == (side == "validation"))
+    return (folds != fold) & ((inner == 0) == (side == "validation")) & ~np.isin(inner, list(aside))
 
 
 def _runs(runs: list[tuple[int, int]]) -> Ranges:

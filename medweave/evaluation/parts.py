@@ -53,7 +53,7 @@ def ranges_of(corpus: Corpus, part: Part, role: str) -> Ranges:
     if part.overlay is None or part.fold is None:
         return _of_split(corpus, part, role)
     others = None if role == "test" else _of_split(corpus, part, role)
-    return fold_view(corpus, part.fold, role, part.overlay, others)
+    return fold_view(corpus, part.fold, role, part.overlay, others, part.aside)
 
 
 def numbers_of(corpus: Corpus, part: Part, role: str) -> NDArray[np.int64]:

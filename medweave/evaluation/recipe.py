@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -23,6 +24,10 @@ class Part(Section):
         None, description="overlay with the columns id, fold, inner; none = the corpus's splits"
     )
     fold: int | None = Field(None, ge=0, description="fold to test on; `inner` 0 of the other folds is for validation")
+    aside: list[Annotated[int, Field(ge=1)]] = Field(
+        [],
+        description="`inner` parts that are not trained on either: whose rows a teacher has not learnt by heart",
+    )
     train: str = Field("train", description="split to train on, without an overlay")
     validation: str = Field("validation", description="split to make choices on, without an overlay")
     test: str = Field("test", description="split that is opened once, without an overlay")
@@ -31,6 +36,8 @@ class Part(Section):
     def _both_or_neither(self) -> Part:
         if (self.overlay is None) != (self.fold is None):
             raise ValueError("overlay and fold go together: give both or neither")
+        if self.aside and self.overlay is None:
+            raise ValueError("aside names inner parts of an overlay: give overlay and fold")
         return self
 
 

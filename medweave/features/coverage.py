@@ -5,6 +5,7 @@ prompted     a source with labelled training images: are they nearest to the ban
 probe        the same for a teacher without texts: a ridge classifier on its rows, tested on groups left out
 pair rank    a sample with a text of its own: how many texts of other samples of the modality does it rank below?
 unmeasured   neither labels nor texts: trusted
+trained on   not trusted where that is asked for: what it says of its own training images, it has learnt by heart
 unread, withdrawn   its image cannot be read, or must not be used: not trusted
 
 A score is 0 for chance and 1 for perfect: accuracy is balanced and corrected for chance, and a rank lies between -1 and
@@ -88,6 +89,7 @@ def cover(
     features: Features,
     training: Ranges | None = None,
     *,
+    known_to: Ranges | None = None,
     domains: Collection[str] | None = None,
     by: Literal["source", "modality"] = "source",
     thresholds: Thresholds | None = None,
@@ -97,13 +99,15 @@ def cover(
 ) -> Coverage:
     """Judge a teacher on every sample and write covered.parquet, or another file: id, covered, by, score.
 
-    training: samples whose labels and texts are used to measure; None: the split of that name. domains: modalities that
-    the teacher was made for; None: as its catalogue card says, and all where that says nothing. by: what is trusted or
-    not as a whole: each source, or all sources of a modality by their mean score. pool: texts of a modality that pairs
-    are ranked among. Raises UserError when nothing is covered, which is written all the same.
+    training: samples whose labels and texts are used to measure; None: the split of that name. known_to: samples that
+    the teacher was trained on, if they are not to be trusted or measured. domains: modalities that it was made for;
+    None: as its catalogue card says, and all where that says nothing. by: what is trusted or not as a whole: each
+    source, or all sources of a modality by their mean score. pool: texts of a modality that pairs are ranked among.
+    Raises UserError when nothing is covered, which is written all the same.
     """
     corpus = features.corpus
-    known = known_of(corpus, split_view(corpus, "train") if training is None else training, pool, seed)
+    met = known_to.numbers() if known_to is not None else np.empty(0, np.int64)
+    known = known_of(corpus, (split_view(corpus, "train") if training is None else training).without(met), pool, seed)
     measured = _measured(features, known)
     judge = _Judge(
         features,
@@ -111,7 +115,7 @@ def cover(
         measured if by == "source" else _by_modality(corpus.strata, measured),
         {modality: features.text(numbers) for modality, numbers in known.texts.items()} if _pairs(features) else {},
         thresholds or Thresholds(),
-        np.array(sorted(corpus.withdrawn()), np.int64),
+        {"trained on": met, "withdrawn": np.array(sorted(corpus.withdrawn()), np.int64)},
     )
     coverage = Coverage(write_verdicts(features, judge, file), measured)
     if not coverage.covered:
@@ -169,14 +173,14 @@ def _pairs(features: Features) -> bool:
 
 @dataclass(frozen=True)
 class _Judge:
-    """All that a verdict rests on. pools: modality -> rows of texts. gone: withdrawn samples."""
+    """All that a verdict rests on. pools: modality -> rows of texts. barred: why -> samples, whatever else is known."""
 
     features: Features
     domains: Collection[str] | None
     measured: Mapping[Place, Measured]
     pools: Mapping[str, Rows]
     least: Thresholds
-    gone: Numbers
+    barred: Mapping[str, Numbers]
 
     def __call__(self, numbers: Numbers, source: str, modality: str) -> Verdicts:
         """The verdicts on samples of one source and modality."""
@@ -187,7 +191,8 @@ class _Judge:
             known = ~np.isnan(ranks)
             verdicts.change(known, ranks[known] >= self.least.pair, "pair rank", ranks[known])
         verdicts.change(np.isin(numbers, self.features.unread), False, "unread", np.nan)
-        verdicts.change(np.isin(numbers, self.gone), False, "withdrawn", np.nan)
+        for why, samples in self.barred.items():
+            verdicts.change(np.isin(numbers, samples), False, why, np.nan)
         return verdicts
 
     def _as_a_whole(self, source: str, modality: str) -> tuple[bool, str, float]:

@@ -44,6 +44,7 @@ class Teacher(Section):
     licence: str | None = Field(description="as the model states it")
     licence_class: LicenceClass | None = Field(description="of that licence")
     binds_students: bool | None = Field(None, description="whether its terms reach models trained on its outputs")
+    trained_on: dict[str, Any] | None = Field(None, description="corpus hash, part, sources left out of training")
 
     def knows(self, modality: str) -> bool:
         """Whether it was made for a modality, as far as it says."""
@@ -152,7 +153,7 @@ def is_of(rows: ShardRows, facts: Mapping[str, Any]) -> bool:
 
 def teacher_of(encoder: Encoder, reference: str) -> Teacher:
     """What decides the rows of a model, and what goes with them."""
-    facts, domains = encoder.facts, encoder.facts.get("domains")
+    facts, domains, trained_on = encoder.facts, encoder.facts.get("domains"), encoder.facts.get("trained_on")
     preprocess = encoder.preprocess if "images" in encoder.sides else None
     return Teacher(
         name=encoder.name,
@@ -166,6 +167,7 @@ def teacher_of(encoder: Encoder, reference: str) -> Teacher:
         licence=facts.get("licence"),
         licence_class=facts.get("licence_class"),
         binds_students=facts.get("binds_students"),
+        trained_on={name: trained_on.get(name) for name in ("corpus", "part", "leave_out")} if trained_on else None,
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+
 from medweave import memory
 from medweave.corpus.captions.bank import Bank, shipped
 from medweave.errors import UserError

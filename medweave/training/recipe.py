@@ -103,7 +103,7 @@ class SoupRecipe(Section):
     branches: int = Field(
         1, ge=1, description="runs one after another from the same first weights, each on its share of the budget"
     )
-    late: int = Field(1, ge=1, description="weights of a branch: of its end and of so many validations, less one, before")
+    late: int = Field(1, ge=1, description="weights of a branch: its last so many, a validation's steps apart")
     choose: Literal["all", "greedy"] = Field(
         "all", description="all; or one after another, the best first, as long as validation does not lose"
     )
@@ -134,6 +134,7 @@ class TeachersRecipe(Section):
     trust: float = Field(
         1.0, ge=0, description="power of a teacher's measured score in its share; 0: all that cover a sample alike"
     )
+    unseen: bool = Field(False, description="trust a run of Medweave only on samples that it was not trained on")
     replay: bool = Field(
         True, description="show the views whose rows are stored, where there are any; false: augment and ignore them"
     )

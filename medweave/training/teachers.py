@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from medweave.corpus.order import Numbers, Ranges
 from medweave.corpus.store import Corpus
 from medweave.errors import RequestError, UserError
+from medweave.evaluation.parts import ranges_of
+from medweave.evaluation.recipe import Part
 from medweave.features import standardise as statistics
 from medweave.features.coverage import cover
 from medweave.features.rotation import equaliser
@@ -96,6 +98,17 @@ class Taught:
         return Teacher(self._scale, found.get("images"), found.get("texts"))
 
     @property
+    def trained_on(self) -> Ranges | None:
+        """The samples of this corpus that it was trained on; None where that is not known."""
+        corpus, told = self.features.corpus, self.features.stamp.teacher.trained_on
+        if told is None or told["corpus"] != corpus.hash:
+            return None
+        view = ranges_of(corpus, Part.model_validate(told["part"] or {}), "train")
+        left_out = told["leave_out"] or []
+        met = [view.within(s.start, s.stop) for s in corpus.strata if s.source not in left_out]
+        return Ranges.joined(met)
+
+    @property
     def hash(self) -> str:
         """sha256 of all rows."""
         return hash_of([self.features.stamp.rows_hash, list(self.features.captions)])
@@ -164,12 +177,20 @@ class Teachers:
         if ranks.first:
             for one, file in zip(self.taught, files, strict=True):
                 if not file.exists():
-                    say(f"{one.name} {cover(one.features, training, file=file).text()}")
+                    met = one.trained_on if self.recipe.unseen else None
+                    say(f"{one.name} {cover(one.features, training, known_to=met, file=file).text()}")
         ranks.wait()
         taught = [
             Taught(one.recipe, one.features.with_verdicts(file), one.trust)
             for one, file in zip(self.taught, files, strict=True)
         ]
+        for one in taught:
+            if not any(one.features.covered(numbers).any() for numbers in one.features.pieces(training)):
+                raise UserError(
+                    f"{one.name} covers no training sample",
+                    where="train.teachers",
+                    todo="leave it out" + (", or set unseen=false" if self.recipe.unseen else ""),
+                )
         return Teachers(self.recipe, taught)
 
     def check_captions(self, captions: Collection[str]) -> None:

@@ -245,3 +245,18 @@ def test_a_draw_is_even_and_from_the_ranges_only(monkeypatch):
     assert np.flatnonzero(counts).tolist() == ranges.numbers().tolist()
     assert counts[counts > 0].min() > 45 and counts.max() < 115
     assert _drawn(Ranges.of([]), np.random.default_rng(0)) == []
+
+
+def test_what_a_teacher_was_trained_on_can_be_barred(features_of, corpus):
+    """Its own training samples are neither trusted nor what it is measured on."""
+    features = features_of(skill={"xray": 1.0, "ct": 1.0})
+    met = Ranges.of(np.arange(0, 200, 2))
+    coverage = cover(features, known_to=met)
+    rows = table_of(features)
+    assert all(not row["covered"] and row["by"] == "trained on" for row in rows[::2])
+    assert np.mean([row["covered"] for row in rows[1::2]]) > 0.9
+    everything = cover(features)
+    place = ("lungs", "xray")
+    assert 0 < coverage.measured[place].images < everything.measured[place].images
+    with pytest.raises(UserError, match="covers 0 of 200 samples"):
+        cover(features, known_to=Ranges.of(np.arange(200)))

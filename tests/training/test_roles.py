@@ -30,6 +30,7 @@ PARTS = [
     Part(validation="nowhere"),
     Part(overlay="folds", fold=1),
     Part(overlay="some", fold=0),
+    Part(overlay="some", fold=1, aside=[1, 3]),
     Part(overlay="some", fold=2, train="test", test="train"),
 ]
 SECTIONS = [{}, {"mix": {"by": "modality"}}, {"leave_out": ["heads"]}, {"mix": {"weights": {"lungs": 0, "heads": 1}}}]
@@ -61,7 +62,9 @@ def naive_roles(corpus, rows, part) -> list[str]:
 
 def _role(row, part, told):
     if told is not None:
-        return "test" if told["fold"] == part.fold else "validation" if told["inner"] == 0 else "train"
+        if told["fold"] == part.fold:
+            return "test"
+        return "none" if told["inner"] in part.aside else "validation" if told["inner"] == 0 else "train"
     splits = [part.train, part.validation, part.test]
     role = ["train", "validation", "test"][splits.index(row["split"])] if row["split"] in splits else "none"
     return "none" if role == "test" and part.overlay else role

@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from medweave.corpus.images import decode
 from medweave.corpus.store import open_corpus
 from medweave.errors import RequestError, UserError
+from medweave.evaluation.parts import numbers_of
+from medweave.evaluation.recipe import Part
 from medweave.features.extract import extract
 from medweave.features.store import open_features
 from medweave.features.views import Views
@@ -242,3 +244,26 @@ def test_teachers_of_different_views_cannot_be_replayed_together(
     extract(open_corpus(corpus_recipe.path), nameless(trained), "two", views=views, root=tmp_path)
     with pytest.raises(RequestError, match=r"two and one have rows of different views"):
         work_of(train=settings(folder=str(tmp_path)))
+
+
+def test_a_teacher_can_be_kept_from_what_it_was_trained_on(recipe_of, settings, prepared, corpus_recipe, tmp_path):
+    """Two halves are taught crosswise: each by the run that has not seen it."""
+    corpus = open_corpus(corpus_recipe.path)
+    seen = {}
+    for name, aside in (("one", [1, 2, 3, 4]), ("two", [5, 6, 7, 8, 9])):
+        part = {"overlay": "folds", "fold": 0, "aside": aside}
+        half = recipe_of(train={"run": str(tmp_path / name), "data": part, "batch": 8, "keep": "last"})
+        model = train(half).model
+        extract(corpus, str(model), name, root=tmp_path / "rows")
+        seen[name] = set(numbers_of(corpus, Part.model_validate(part), "train").tolist())
+    assert all(seen.values()) and not seen["one"] & seen["two"]
+    part = {"overlay": "folds", "fold": 0}
+    taught = settings(folder=str(tmp_path / "rows"), unseen=True, replay=False)
+    work = prepared(recipe_of(train={**taught, "data": part}))
+    numbers = numbers_of(corpus, Part.model_validate(part), "train")
+    assert seen["one"] | seen["two"] == set(numbers.tolist())
+    for teacher in work.loader.teachers.taught:
+        met = np.array([number in seen[teacher.name] for number in numbers.tolist()])
+        assert not teacher.gate(numbers[met]).any() and teacher.gate(numbers[~met]).any()
+    with pytest.raises(UserError, match=r"two covers no training sample.*unseen=false"):
+        prepared(recipe_of(train={**taught, "data": {**part, "aside": [5, 6, 7, 8, 9]}, "run": str(tmp_path / "none")}))
