@@ -67,11 +67,11 @@ def cook(work: Work) -> dict[str, Any]:
     chosen = _greedy(work, ingredients) if soup.choose == "greedy" and work.validation else list(range(len(steps)))
     whole, first = _mean([ingredients[at] for at in chosen]), _read(work, checkpoint.FIRST)
     share, value = _best_share(work, soup, first, whole)
-    facts = {"steps": [steps[at] for at in chosen], "share": share, "value": value}
+    taken = [steps[at] for at in chosen]
     if work.ranks.first:
         told = "" if value is None else f", {work.settings.validation.metric} {value:.3f} on validation"
-        say(f"soup of steps {', '.join(map(str, facts['steps']))}, {share:g} of the way from the first weights{told}")
-    return facts
+        say(f"soup of steps {', '.join(map(str, taken))}, {share:g} of the way from the first weights{told}")
+    return {"steps": taken, "share": share, "value": value}
 
 
 def _greedy(work: Work, ingredients: Sequence[Weights]) -> list[int]:
