@@ -52,6 +52,28 @@ def step(corpus: dict[str, Any]) -> dict[str, float]:
     return in_turns(whole_loop(work_of(corpus, frozen=False, **taught)), whole_loop(work_of(corpus, frozen=False)))
 
 
+def online(corpus: dict[str, Any]) -> dict[str, float]:
+    """Seconds a step with six stored teachers, and with six of the student's size that embed its batch meanwhile."""
+    import torch
+
+    from bench.training import in_turns, whole_loop, work_of
+
+    names = trust_all(corpus, Path(corpus["path"]).parent / "run")
+    taught = {"teachers": {"rows": names, "accept": names}, "objectives": OBJECTIVES}
+    work = work_of(corpus, frozen=False, steps=64, **taught)
+    stored, micro = whole_loop(work), work.loader[0].micros[0]
+
+    def with_teachers() -> float:
+        seconds = stored()
+        start = time.perf_counter()
+        with torch.no_grad():
+            for _ in range(TEACHERS):
+                work.towers(0, micro)
+        return seconds + time.perf_counter() - start
+
+    return in_turns(stored, with_teachers)
+
+
 def objectives() -> dict[str, float]:
     """Seconds of forward and backward, and extra peak memory: feature and affinity, and the contrastive loss alone."""
     import torch
@@ -104,6 +126,7 @@ def rows() -> list[dict]:
         corpus = write_corpus(Path(folder))
         store_rows(corpus)
         whole, alone = in_fresh_process("step", corpus), in_fresh_process("objectives", corpus)
+        live = in_fresh_process("online", corpus)
     detail = (
         f"{alone['ours']:.2f} s against {alone['other']:.2f} s; {alone['memory'] / 1e6:.0f} MB more, B x B is 67 MB"
     )
@@ -120,6 +143,13 @@ def rows() -> list[dict]:
             7,
             detail,
         ),
+        {
+            "name": "step with six stored teachers against six of the student's size on line: time",
+            "ratio": round(live["ours"] / live["other"], 3),
+            "bar": "report",
+            "holds": None,
+            "detail": f"{live['ours']:.3f} s against {live['other']:.3f} s",
+        },
     ]
 
 
@@ -128,4 +158,5 @@ def _row(name: str, ratio: float, bar: float, detail: str) -> dict:
 
 
 if __name__ == "__main__":
-    print(json.dumps(step(json.loads(sys.argv[2])) if sys.argv[1] == "step" else objectives()))
+    measured = {"step": step, "online": online}
+    print(json.dumps(measured[sys.argv[1]](json.loads(sys.argv[2])) if sys.argv[1] in measured else objectives()))
