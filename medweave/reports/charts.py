@@ -91,8 +91,10 @@ def _dot(axes: Axes, bar: Bar, y: float, step: float, colour: str) -> None:
 def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str) -> str:
     """Lines over a shared axis. series: name -> (x values, y values)."""
     figure, axes = _figure(4.6, 2.5)
-    for (name, (xs, ys)), colour in zip(series.items(), COLOURS, strict=False):
-        axes.plot(xs, ys, color=colour, lw=1.6, label=name, marker="o" if len(xs) < 25 else None, ms=3)
+    for place, (name, (xs, ys)) in enumerate(series.items()):
+        dashes = ("-", "--", ":")[place // len(COLOURS) % 3]
+        marker = "o" if len(xs) < 25 else None
+        axes.plot(xs, ys, dashes, color=COLOURS[place % len(COLOURS)], lw=1.6, label=name, marker=marker, ms=3)
     axes.set(xlabel=x, ylabel=y)
     axes.grid(color=GRID, lw=0.8)
     if len(series) > 1:

@@ -263,7 +263,7 @@ def reliability(several: Sequence[Predictions]) -> str:
 
 
 def training_curves(log: Path) -> list[str]:
-    """Training loss and validation scores over the steps, as charts."""
+    """Training loss and validation scores over the steps, and the losses of several objectives and teachers."""
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     groups = [
         ({"loss": "training loss"}, "loss"),
@@ -275,6 +275,26 @@ def training_curves(log: Path) -> list[str]:
         series = {title: points for title, points in series.items() if points[0]}
         if series:
             drawn.append(charts.curves(series, "steps", label))
+    return drawn + objective_curves(lines)
+
+
+def objective_curves(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The parts of the loss where there are several: those of objectives, and of the teachers of each objective."""
+    losses = [{"step": line["step"], **line["losses"]} for line in lines if line.get("losses")]
+    names = list(dict.fromkeys(name for line in losses for name in line if name != "step"))
+    if len(names) < 2:
+        return []
+    groups: dict[str, dict[str, str]] = {}
+    for name in names:
+        kind, _, teacher = name.partition("/")
+        groups.setdefault(kind if teacher else "", {})[name] = teacher or kind
+    drawn = []
+    for kind, of in groups.items():
+        alone = next(iter(of.values())) if len(of) == 1 else None
+        by_teacher = f"{kind} loss of {alone}" if alone else f"{kind} loss, by teacher"
+        plain = f"{alone} loss" if alone else "losses"
+        series = {title: _series(losses, name) for name, title in of.items()}
+        drawn.append(charts.curves(series, "steps", by_teacher if kind else plain))
     return drawn
 
 

@@ -11,7 +11,7 @@ from medweave.evaluation.predictions import probabilities
 from medweave.evaluation.results import Results
 from medweave.evaluation.scoring import CALIBRATED
 from medweave.reports.page import percent, with_interval
-from medweave.reports.run import asked, confusion, guesses, met, repeated, shots, write_report
+from medweave.reports.run import asked, confusion, guesses, met, repeated, shots, training_curves, write_report
 
 LOG = [
     {"kind": "train", "step": 10, "loss": 3.1, "images": 640},
@@ -179,3 +179,19 @@ def test_a_model_that_only_failed_still_has_a_page(results, album, tmp_path, par
     broken = replace(results, results=[], summary={}, failed=failed)
     page = parse(write_report(tmp_path / "empty.html", broken, album, title="T", about="A"))
     assert "no features" in page.words and page.images == 0
+
+
+def test_several_objectives_and_teachers_have_curves_of_their_own(tmp_path):
+    names = [f"feature/teacher-{n}" for n in range(8)]
+    lines = [
+        {"kind": "train", "step": step, "loss": 3.0, "losses": {"menu": 1.0, **dict.fromkeys(names, 0.25)}}
+        for step in (10, 20)
+    ]
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    loss, kinds, teachers = training_curves(log)
+    assert "menu" not in loss and "menu loss" in kinds
+    assert "feature loss, by teacher" in teachers
+    assert all(f">teacher-{n}<" in teachers for n in range(8))
+    log.write_text(json.dumps(lines[0] | {"losses": {"contrastive": 3.0}}) + "\n")
+    assert len(training_curves(log)) == 1
