@@ -67,7 +67,7 @@ class Features:
         """Which towers the teacher has."""
         return self.stamp.sides
 
-    @property
+    @cached_property
     def has_texts(self) -> bool:
         """Whether the samples' own texts have rows."""
         return all(shard.texts is not None for shard in self.stamp.shards)
