@@ -106,11 +106,12 @@ def _chart(path: Path, svg: str) -> str:
 def _validation(jobs: Sequence[Job], reference: str) -> dict[str, dict[int, dict[str, float]]]:
     """arm -> fold -> figures of the weights that were kept, on that fold's validation part.
 
-    The reference is there as it was before its head finish, too.
+    The reference is there as it was before its head finish, too. Specialists are left out: they answer for other sets.
     """
     found: dict[str, dict[int, dict[str, float]]] = {}
     for job in jobs:
         trained = job.arm.train and job.arm.combine is None and job.arm.evaluate != "left out"
+        trained = trained and job.recipe.train.modalities is None
         lines = list(Run(job.folder).log("validation")) if trained else []
         train = job.recipe.train
         chooses = train.keep == "best" and train.head_finish is None  # else the last line is of the weights kept
@@ -131,8 +132,10 @@ def _ablations(reference: str, validation: Mapping[str, Mapping[int, Mapping[str
         base = validation.get(reference, {})
         cells = []
         for metric in CHOSEN:
-            cells.append(number(float(np.mean([figures[metric] for figures in folds.values()]))))
-            away = [figures[metric] - base[fold][metric] for fold, figures in folds.items() if fold in base]
+            known = {fold: figures[metric] for fold, figures in folds.items() if figures[metric] is not None}
+            cells.append(number(float(np.mean(list(known.values()))) if known else None))
+            paired = [fold for fold in known if fold in base and base[fold][metric] is not None]
+            away = [known[fold] - base[fold][metric] for fold in paired]
             spread = f"{np.mean(away):+.3f} ({min(away):+.3f} to {max(away):+.3f})" if away else number(None)
             cells.append("" if name == reference else spread)
         rows.append([name, str(len(folds)), *cells])

@@ -140,6 +140,9 @@ def test_ablations_are_paired_by_fold(script):
         for arm, folds in figures.items()
     }
     text = local_table_page._ablations("a", named)
+    named["c"] = {0: {"macro_auroc": 0.9, "balanced_accuracy": None}}  # sets of several labels an image have none
+    text = local_table_page._ablations("a", named)
+    assert "| c | 1 | 0.900 | +0.200 (+0.200 to +0.200) | – | – |" in text
     assert "| b | 2 | 0.675 | -0.075 (-0.100 to -0.050) | 0.600 | +0.050 (+0.000 to +0.100) |" in text
 
 
