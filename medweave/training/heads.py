@@ -31,6 +31,7 @@ from medweave.training import texts
 from medweave.training.distributed import check_batch
 from medweave.training.embed import Towers, backward
 from medweave.training.loader import Micro, Share, Steps, loaded
+from medweave.training.objective import Objectives
 from medweave.training.optim import head_optimiser, rate, set_rate, step_
 from medweave.training.recipe import HeadRecipe
 from medweave.training.work import Work
@@ -42,15 +43,18 @@ WARMUP = 0.1  # share of the steps
 def head_start(work: Work) -> None:
     """Train the projections for the recipe's steps, before the first; the average begins with them."""
     assert work.settings.head_start is not None
-    _learn(work, work.settings.head_start, "head start")
+    _learn(work, work.settings.head_start, "head start", work.objectives)
     if work.average is not None:
         work.average.restart()
 
 
 def head_finish(work: Work) -> None:
-    """Train the projections of the weights that are kept for the recipe's steps, after the last; left in eval()."""
+    """Train the projections of the weights that are kept for the recipe's steps, after the last; left in eval().
+
+    Teachers have no say in it where another objective is left: they tilt which of two findings is named.
+    """
     assert work.settings.head_finish is not None
-    _learn(work, work.settings.head_finish, "head finish")
+    _learn(work, work.settings.head_finish, "head finish", work.objectives.without_teachers)
     work.model.eval()
 
 
@@ -63,10 +67,10 @@ def check_separable(work: Work) -> None:
             )
 
 
-def _learn(work: Work, recipe: HeadRecipe, name: str) -> None:
+def _learn(work: Work, recipe: HeadRecipe, name: str, objectives: Objectives) -> None:
     stored = _Stored(work, recipe, name)
     own = work.settings.optimiser.model_copy(update={"lr": recipe.lr})
-    optimiser = head_optimiser(work.model, work.objectives, own)
+    optimiser = head_optimiser(work.model, objectives, own)
     work.model.train()
     losses: dict[str, Tensor] = {}
     for step in track(range(recipe.steps), f"{name} on {len(stored.place)} images, by step", recipe.steps):
@@ -74,7 +78,7 @@ def _learn(work: Work, recipe: HeadRecipe, name: str) -> None:
         share = stored[step]
         batch = work.batch(stored.loader.order, share)
         read = work.ranks.gather(stored.read(step))
-        losses = backward(stored.towers, work.objectives, share, batch, read, work.ranks)
+        losses = backward(stored.towers, objectives, share, batch, read, work.ranks)
         step_(optimiser, work.model, work.settings.optimiser.clip)
     if work.ranks.first:
         shown = ", ".join(f"{name} loss {float(loss):.3g}" for name, loss in losses.items())

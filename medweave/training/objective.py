@@ -149,18 +149,22 @@ class Objective(nn.Module, ABC):
 
 
 class Objectives(nn.Module):
-    """All losses of a recipe, as one."""
+    """All losses of a recipe, as one. menu_captions: of every finding, that are wanted at each step; 0: none."""
 
     def __init__(self, recipes: Sequence[ObjectiveRecipe], given: Given, seed: int = 0) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, "objectives"))
             self.parts = nn.ModuleList(build(recipe, given) for recipe in recipes)
+        self.menu_captions = max((int(getattr(part, "menu_captions", 0)) for part in self.parts), default=0)
 
     @property
-    def menu_captions(self) -> int:
-        """How many captions of every finding are wanted at each step; 0: none."""
-        return max(int(getattr(part, "menu_captions", 0)) for part in self.parts)
+    def without_teachers(self) -> Objectives:
+        """Those that learn from no teacher, the same modules; all, where every one does."""
+        plain = [part for part in self.parts if not part.learns_from_teachers]
+        chosen = Objectives([], Given(0))
+        chosen.parts, chosen.menu_captions = nn.ModuleList(plain or self.parts), self.menu_captions
+        return chosen
 
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
         """The losses of all objectives by name."""

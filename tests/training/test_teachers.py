@@ -18,7 +18,7 @@ from medweave.features.store import open_features
 from medweave.features.views import Views
 from medweave.models.encoder import Encoder
 from medweave.models.load import load
-from medweave.training import loop
+from medweave.training import heads, loop
 from medweave.training.loop import train
 from medweave.training.recipe import Recipe
 from medweave.training.run import Run
@@ -267,3 +267,15 @@ def test_a_teacher_can_be_kept_from_what_it_was_trained_on(recipe_of, settings, 
         assert not teacher.gate(numbers[met]).any() and teacher.gate(numbers[~met]).any()
     with pytest.raises(UserError, match=r"two covers no training sample.*unseen=false"):
         prepared(recipe_of(train={**taught, "data": {**part, "aside": [5, 6, 7, 8, 9]}, "run": str(tmp_path / "none")}))
+
+
+def test_teachers_have_no_say_in_the_head_finish(recipe_of, settings, prepared, capfd):
+    finish = {"head_finish": {"steps": 3, "batch": 16}, "head_start": {"steps": 2, "batch": 16}}
+    work = prepared(recipe_of(train={**settings(), **finish}))
+    before = {name: value.clone() for name, value in work.objectives.named_parameters()}
+    heads.head_finish(work)
+    assert all(torch.equal(value, before[name]) for name, value in work.objectives.named_parameters())
+    said = next(line for line in capfd.readouterr().err.splitlines() if line.startswith("head finish: 3 steps"))
+    assert "contrastive loss" in said and "feature" not in said and "answer" not in said
+    heads.head_start(work)
+    assert any(not torch.equal(value, before[name]) for name, value in work.objectives.named_parameters())
