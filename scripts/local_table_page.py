@@ -38,7 +38,7 @@ def write_page(
     validation, left_out = _validation(jobs, table.reference), _left_out(table, jobs, pooled)
     parts = ["# Results on a folder of labelled images", _facts(jobs, corpus, missing)]
     parts += [_comparison(c.name, c.title, tables[c.name], out) for c in table.comparisons if c.name in tables]
-    teachers = against_teachers(table, pooled)
+    teachers = against_teachers(table, jobs, pooled)
     if teachers is not None:
         parts.append(teachers[0])
     if validation:

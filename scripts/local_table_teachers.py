@@ -20,7 +20,7 @@ from medweave.reports.comparison import METRICS, Grid
 from medweave.reports.page import with_interval
 
 if TYPE_CHECKING:
-    from local_table import Arm, Table
+    from local_table import Job, Table
 
 FAMILIES = ("corpus-zero-shot", "corpus-probe")
 SHOWN = ("macro_auroc", "balanced_accuracy")
@@ -40,12 +40,14 @@ class Beside:
         return all(not np.isnan(one.values.get(metric, np.nan)) for one in self.each.values())
 
 
-def against_teachers(table: Table, pooled: Mapping[str, Path]) -> tuple[str, list[dict[str, Any]]] | None:
+def against_teachers(
+    table: Table, jobs: Sequence[Job], pooled: Mapping[str, Path]
+) -> tuple[str, list[dict[str, Any]]] | None:
     """The section of the page and its data; None without an oracle, or while an arm is missing."""
     oracle = next((arm for arm in table.arms if arm.combine == "best"), None)
     if oracle is None or any(name not in pooled for name in (table.reference, oracle.name, *oracle.teachers)):
         return None
-    arms = {arm.name: arm for arm in table.arms}
+    own = {job.arm.name: job.recipe.train.modalities for job in jobs}
     rows = []
     for family in FAMILIES:
         beside = _beside(family, [table.reference, oracle.name], pooled)
@@ -53,7 +55,7 @@ def against_teachers(table: Table, pooled: Mapping[str, Path]) -> tuple[str, lis
         groups |= {
             name: [one for one in beside if one.facts["modality"] in of]
             for name in oracle.teachers
-            if (of := _modalities(arms[name]))
+            if (of := own[name])
         }
         for group, sets in groups.items():
             for metric in SHOWN:
@@ -62,15 +64,6 @@ def against_teachers(table: Table, pooled: Mapping[str, Path]) -> tuple[str, lis
                     figures = _figures(counted, metric, table.reference, oracle.name)
                     rows.append({"family": family, "sets of": group, "metric": metric, "sets": len(counted)} | figures)
     return _text(rows, table.reference, oracle.name), rows
-
-
-def _modalities(arm: Arm) -> list[str]:
-    """What a specialist was trained on; empty for a generalist."""
-    from local_table import RECIPES
-
-    from medweave.training.recipe import read
-
-    return read(RECIPES / f"{arm.recipe}.yaml", arm.overrides).train.modalities or []
 
 
 def _beside(family: str, arms: Sequence[str], pooled: Mapping[str, Path]) -> list[Beside]:

@@ -46,18 +46,23 @@ def fold_view(
     """One side of a fold: test is the fold itself, validation the inner part 0 of the others, train the rest.
 
     others: samples that are on this side too where the overlay does not name them. aside: inner parts that are on no
-    side. Raises RequestError for a fold or side that there is none of.
+    side. Raises RequestError for a fold, side or inner part that there is none of.
     """
     if side not in SIDES:
         raise unknown_name("side of a fold", side, SIDES)
     mask = np.zeros(len(corpus), bool) if others is None else others.mask(len(corpus))
     folds: set[int] = set()
+    inner: set[int] = set()
     for numbers, columns in corpus.overlay_pieces(overlay, ["fold", "inner"]):
         folds.update(columns["fold"].unique().to_pylist())
+        inner.update(columns["inner"].unique().to_pylist())
         mask[numbers] = _on_side(columns, fold, side, aside)
     if fold not in folds:
         known = f"there are {min(folds)} to {max(folds)}" if folds else None
         raise RequestError(f"overlay {overlay} has no fold {fold}", todo=known)
+    missing = sorted(set(aside) - inner)
+    if missing:
+        raise RequestError(f"overlay {overlay} has no inner part {missing[0]}", todo=f"there are {sorted(inner)}")
     return _kept(corpus, Ranges.of_mask(mask))
 
 

@@ -106,8 +106,12 @@ def cover(
     Raises UserError when nothing is covered, which is written all the same.
     """
     corpus = features.corpus
-    met = known_to.numbers() if known_to is not None else np.empty(0, np.int64)
-    known = known_of(corpus, (split_view(corpus, "train") if training is None else training).without(met), pool, seed)
+    measuring = split_view(corpus, "train") if training is None else training
+    barred = {"withdrawn": Ranges.of(corpus.withdrawn()).mask(len(corpus))}
+    if known_to is not None:
+        barred = {"trained on": known_to.mask(len(corpus))} | barred
+        measuring = Ranges.of_mask(measuring.mask(len(corpus)) & ~barred["trained on"])
+    known = known_of(corpus, measuring, pool, seed)
     measured = _measured(features, known)
     judge = _Judge(
         features,
@@ -115,7 +119,7 @@ def cover(
         measured if by == "source" else _by_modality(corpus.strata, measured),
         {modality: features.text(numbers) for modality, numbers in known.texts.items()} if _pairs(features) else {},
         thresholds or Thresholds(),
-        {"trained on": met, "withdrawn": np.array(sorted(corpus.withdrawn()), np.int64)},
+        barred,
     )
     coverage = Coverage(write_verdicts(features, judge, file), measured)
     if not coverage.covered:
@@ -173,14 +177,14 @@ def _pairs(features: Features) -> bool:
 
 @dataclass(frozen=True)
 class _Judge:
-    """All that a verdict rests on. pools: modality -> rows of texts. barred: why -> samples, whatever else is known."""
+    """All that a verdict rests on. pools: modality -> rows of texts. barred: why -> which of all samples, [samples]."""
 
     features: Features
     domains: Collection[str] | None
     measured: Mapping[Place, Measured]
     pools: Mapping[str, Rows]
     least: Thresholds
-    barred: Mapping[str, Numbers]
+    barred: Mapping[str, NDArray[np.bool_]]
 
     def __call__(self, numbers: Numbers, source: str, modality: str) -> Verdicts:
         """The verdicts on samples of one source and modality."""
@@ -192,7 +196,7 @@ class _Judge:
             verdicts.change(known, ranks[known] >= self.least.pair, "pair rank", ranks[known])
         verdicts.change(np.isin(numbers, self.features.unread), False, "unread", np.nan)
         for why, samples in self.barred.items():
-            verdicts.change(np.isin(numbers, samples), False, why, np.nan)
+            verdicts.change(samples[numbers], False, why, np.nan)
         return verdicts
 
     def _as_a_whole(self, source: str, modality: str) -> tuple[bool, str, float]:

@@ -290,11 +290,9 @@ def objective_curves(lines: Sequence[Mapping[str, Any]]) -> list[str]:
         groups.setdefault(kind if teacher else "", {})[name] = teacher or kind
     drawn = []
     for kind, of in groups.items():
-        alone = next(iter(of.values())) if len(of) == 1 else None
-        by_teacher = f"{kind} loss of {alone}" if alone else f"{kind} loss, by teacher"
-        plain = f"{alone} loss" if alone else "losses"
+        several = f"{kind} loss, by teacher" if kind else "losses"
         series = {title: _series(losses, name) for name, title in of.items()}
-        drawn.append(charts.curves(series, "steps", by_teacher if kind else plain))
+        drawn.append(charts.curves(series, "steps", several if len(of) > 1 else f"loss: {next(iter(of))}"))
     return drawn
 
 

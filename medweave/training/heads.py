@@ -68,7 +68,7 @@ def check_separable(work: Work) -> None:
 
 
 def _learn(work: Work, recipe: HeadRecipe, name: str, objectives: Objectives) -> None:
-    stored = _Stored(work, recipe, name)
+    stored = _Stored(work, recipe, name, objectives)
     own = work.settings.optimiser.model_copy(update={"lr": recipe.lr})
     optimiser = head_optimiser(work.model, objectives, own)
     work.model.train()
@@ -88,13 +88,12 @@ def _learn(work: Work, recipe: HeadRecipe, name: str, objectives: Objectives) ->
 class _Stored:
     """Steps of the heads alone, from rows that the towers gave once. Item `step` is this process's share."""
 
-    def __init__(self, work: Work, recipe: HeadRecipe, name: str) -> None:
+    def __init__(self, work: Work, recipe: HeadRecipe, name: str, objectives: Objectives) -> None:
         check_batch(recipe.batch, 1, work.ranks, where=f"train.{name.replace(' ', '_')}.batch")
         fitting = work.data.mix.samples // work.ranks.world * work.ranks.world
         run, order = work.loader, work.data.mix.order(min(recipe.batch, fitting), work.recipe.seed)
-        self.loader = Steps(
-            run.corpus, order, run.captions, run.look, run.tokenize, work.ranks, 1, run.menu, run.teachers
-        )
+        teachers = run.teachers if objectives.learn_from_teachers else None
+        self.loader = Steps(run.corpus, order, run.captions, run.look, run.tokenize, work.ranks, 1, run.menu, teachers)
         own = [order.numbers(step)[self.loader.part] for step in range(recipe.steps)]
         numbers = np.unique(np.concatenate(own))
         self.place = {number: at for at, number in enumerate(numbers.tolist())}

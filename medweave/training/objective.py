@@ -159,6 +159,11 @@ class Objectives(nn.Module):
         self.menu_captions = max((int(getattr(part, "menu_captions", 0)) for part in self.parts), default=0)
 
     @property
+    def learn_from_teachers(self) -> bool:
+        """Whether any of them does."""
+        return any(part.learns_from_teachers for part in self.parts)
+
+    @property
     def without_teachers(self) -> Objectives:
         """Those that learn from no teacher, the same modules; all, where every one does."""
         plain = [part for part in self.parts if not part.learns_from_teachers]

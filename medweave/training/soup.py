@@ -93,7 +93,8 @@ def _best_share(work: Work, soup: SoupRecipe, first: Weights, whole: Weights) ->
         return 1.0, None
     values = {share: _validated(work, _between(first, whole, share)) for share in soup.line}
     share = max(values, key=lambda one: values[one])
-    _put(work, _between(first, whole, share))
+    if share != list(values)[-1]:  # the last is still there
+        _put(work, _between(first, whole, share))
     return share, values[share]
 
 

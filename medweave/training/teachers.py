@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from medweave.corpus.order import Numbers, Ranges
 from medweave.corpus.store import Corpus
+from medweave.corpus.views import strata_of
 from medweave.errors import RequestError, UserError
 from medweave.evaluation.parts import ranges_of
 from medweave.evaluation.recipe import Part
@@ -104,9 +105,7 @@ class Taught:
         if told is None or told["corpus"] != corpus.hash:
             return None
         view = ranges_of(corpus, Part.model_validate(told["part"] or {}), "train")
-        left_out = told["leave_out"] or []
-        met = [view.within(s.start, s.stop) for s in corpus.strata if s.source not in left_out]
-        return Ranges.joined(met)
+        return strata_of(corpus, view, "all", told["leave_out"] or []).get("all")
 
     @property
     def hash(self) -> str:

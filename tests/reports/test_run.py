@@ -190,7 +190,7 @@ def test_several_objectives_and_teachers_have_curves_of_their_own(tmp_path):
     log = tmp_path / "log.jsonl"
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
     loss, kinds, teachers = training_curves(log)
-    assert "menu" not in loss and "menu loss" in kinds
+    assert "menu" not in loss and "loss: menu" in kinds
     assert "feature loss, by teacher" in teachers
     assert all(f">teacher-{n}<" in teachers for n in range(8))
     log.write_text(json.dumps(lines[0] | {"losses": {"contrastive": 3.0}}) + "\n")

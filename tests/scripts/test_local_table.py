@@ -255,7 +255,8 @@ def test_shares_of_the_oracle_are_corrected_for_chance(script, teachers, tmp_pat
     arms += [{"name": "oracle", "recipe": "local-images", "combine": "best", "teachers": ["specialist", "generalist"]}]
     table = script.Table.model_validate(tree | {"arms": arms})
     pooled = {one.name.rpartition("-")[0]: one.results for one in (*jobs, job)}
-    text, rows = local_table_teachers.against_teachers(table, pooled)
+    named = [SimpleNamespace(arm=SimpleNamespace(name=one.name.rpartition("-")[0]), recipe=one.recipe) for one in jobs]
+    text, rows = local_table_teachers.against_teachers(table, named, pooled)
     of = {(row["sets of"], row["metric"]): row for row in rows}
     student, oracle = (0.75 + 0.8) / 2, (0.95 + 0.8) / 2
     row = of["all", "balanced_accuracy"]
@@ -264,4 +265,4 @@ def test_shares_of_the_oracle_are_corrected_for_chance(script, teachers, tmp_pat
     assert of["specialist", "balanced_accuracy"]["difference"]["value"] == pytest.approx(0.75 - 0.95)
     assert of["without confounded", "balanced_accuracy"]["sets"] == 1
     assert "| prompts | specialist | balanced accuracy | 1 | 0.750" in text
-    assert local_table_teachers.against_teachers(table, {}) is None
+    assert local_table_teachers.against_teachers(table, named, {}) is None

@@ -40,7 +40,7 @@ def test_it_lowers_the_loss_of_its_own_objectives(work_of, freeze):
     )
 
     def loss():
-        stored = heads._Stored(work, work.settings.head_start, "head start")
+        stored = heads._Stored(work, work.settings.head_start, "head start", work.objectives)
         rows = stored.towers(0, stored[0].micros[0])
         menu = stored.towers.menu(0, stored[0].menu)
         truth = work.menu.truth(work.data.labels.of(stored[0].numbers))
@@ -55,7 +55,7 @@ def test_it_lowers_the_loss_of_its_own_objectives(work_of, freeze):
 
 def test_stored_rows_are_what_the_tower_gives_unaugmented_images(work_of):
     work = work_of(train=SETTINGS)
-    stored = heads._Stored(work, work.settings.head_start, "head start")
+    stored = heads._Stored(work, work.settings.head_start, "head start", work.objectives)
     share = stored[2]
     pictures = np.stack([work.model.preprocess.array(work.data.corpus.read(n)) for n in share.numbers.tolist()])
     with torch.no_grad():
@@ -68,7 +68,7 @@ def test_stored_rows_are_what_the_tower_gives_unaugmented_images(work_of):
 def test_few_images_are_one_batch(work_of):
     work = work_of(train={**SETTINGS, "head_start": {"steps": 2, "batch": 500}})
     head_start(work)
-    stored = heads._Stored(work, work.settings.head_start, "head start")
+    stored = heads._Stored(work, work.settings.head_start, "head start", work.objectives)
     assert len(stored[1].numbers) == work.data.mix.samples == 72
 
 
@@ -143,7 +143,7 @@ def test_a_finish_lowers_the_loss_on_whole_pictures(work_of):
     )
 
     def loss():
-        stored = heads._Stored(work, work.settings.head_finish, "head finish")
+        stored = heads._Stored(work, work.settings.head_finish, "head finish", work.objectives)
         rows, menu = stored.towers(0, stored[0].micros[0]), stored.towers.menu(0, stored[0].menu)
         truth = work.menu.truth(work.data.labels.of(stored[0].numbers))
         return menu_loss(rows.image, menu, work.model.logit_scale.exp(), truth).item()

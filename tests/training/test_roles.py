@@ -12,6 +12,7 @@ import pytest
 from medweave.corpus.captions.bank import Bank
 from medweave.corpus.known import known_of
 from medweave.corpus.store import open_corpus
+from medweave.errors import RequestError
 from medweave.evaluation.benchmark import Benchmark, load
 from medweave.evaluation.cases import Case, cases
 from medweave.evaluation.parts import numbers_of, roles
@@ -141,3 +142,10 @@ def test_cases(corpus, rows, part, each):
 def _truth(row, classes):
     state = {finding["name"]: finding["state"] for finding in row["findings"]}
     return [{"present": 1, "absent": 0}.get(state.get(name), -1) for name in classes]
+
+
+def test_parts_that_there_are_none_of_cannot_be_set_aside(corpus):
+    with pytest.raises(RequestError, match=r"overlay some has no inner part 7.*\[0, 1, 2, 3\]"):
+        numbers_of(corpus, Part(overlay="some", fold=1, aside=[1, 7]), "train")
+    with pytest.raises(ValueError, match="aside names inner parts of an overlay"):
+        Part(aside=[1])

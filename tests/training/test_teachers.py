@@ -273,6 +273,8 @@ def test_teachers_have_no_say_in_the_head_finish(recipe_of, settings, prepared, 
     finish = {"head_finish": {"steps": 3, "batch": 16}, "head_start": {"steps": 2, "batch": 16}}
     work = prepared(recipe_of(train={**settings(), **finish}))
     before = {name: value.clone() for name, value in work.objectives.named_parameters()}
+    stored = heads._Stored(work, work.settings.head_finish, "head finish", work.objectives.without_teachers)
+    assert not stored[0].rows  # what nobody asks for is not read
     heads.head_finish(work)
     assert all(torch.equal(value, before[name]) for name, value in work.objectives.named_parameters())
     said = next(line for line in capfd.readouterr().err.splitlines() if line.startswith("head finish: 3 steps"))
