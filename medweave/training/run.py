@@ -17,7 +17,7 @@ import yaml
 
 from medweave.errors import RequestError
 from medweave.files import read_json, write_bytes, write_json
-from medweave.recipe import as_data
+from medweave.recipe import as_data, load_recipe
 from medweave.training.recipe import Recipe
 
 # What changes no weight, or counts by what it comes to.
@@ -69,12 +69,14 @@ class Run:
     def begin(self, recipe: Recipe, inputs: dict[str, str]) -> None:
         """Write recipe.yaml and run.json, or check that this folder is of the same run.
 
+        What an older version wrote is the same where the options that it did not know are at their defaults.
         inputs: hashes of what else decides the weights. Raises RequestError naming what differs.
         """
         asked = {"recipe": _deciding(as_data(recipe)), "inputs": inputs}
         known = self.facts
         if known:
-            differing = sorted(_differences(known["asked"]["recipe"], asked["recipe"]))
+            with_new_options = _deciding(as_data(load_recipe(self.path / "recipe.yaml", Recipe)))
+            differing = sorted(_differences(with_new_options | known["asked"]["recipe"], asked["recipe"]))
             differing += sorted(_differences(known["asked"]["inputs"], inputs))
             if differing:
                 raise RequestError(

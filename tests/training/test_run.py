@@ -2,6 +2,7 @@ import pytest
 import yaml
 
 from medweave.errors import RequestError
+from medweave.files import write_json
 from medweave.training.recipe import Recipe
 from medweave.training.run import Run
 
@@ -39,6 +40,17 @@ def test_another_recipe_is_refused_and_what_differs_is_named(tmp_path, train, in
     Run(tmp_path).begin(recipe(), INPUTS)
     with pytest.raises(RequestError, match=f"this folder holds a run with {named}"):
         Run(tmp_path).begin(recipe(**train), inputs)
+
+
+def test_an_option_that_an_older_version_did_not_know_counts_as_its_default(tmp_path):
+    Run(tmp_path).begin(recipe(), INPUTS)
+    facts, written = Run(tmp_path).facts, yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    del facts["asked"]["recipe"]["train.mix.alpha"], written["train"]["mix"]["alpha"]
+    write_json(tmp_path / "run.json", facts)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(written))
+    Run(tmp_path).begin(recipe(), INPUTS)
+    with pytest.raises(RequestError, match=r"another train\.mix\.alpha "):
+        Run(tmp_path).begin(recipe(mix={"alpha": 0}), INPUTS)
 
 
 def test_the_log_is_read_by_kind(tmp_path):
