@@ -46,6 +46,7 @@ from medweave.training.run import Run
 
 HERE = Path(__file__).resolve().parent
 RECIPES = HERE.parent / "recipes"
+DEFAULT = HERE / "local_table.yaml"
 ZERO_SHOT = "corpus-zero-shot"
 
 
@@ -153,7 +154,7 @@ class Job:
 
 def main(
     folder: Annotated[Path, typer.Argument(help="folder with manifest_images.csv and manifest_text.csv")],
-    arms: Annotated[Path, typer.Option("--table", help="YAML file of arms")] = HERE / "local_table.yaml",
+    arms: Annotated[Path, typer.Option("--table", help="YAML file of arms")] = DEFAULT,
     out: Annotated[Path, typer.Option(help="folder for corpus, runs and the table")] = Path("runs/table"),
     folds: Annotated[int, typer.Option(min=1, help="how many of the folds are run")] = 5,
     only: Annotated[list[str] | None, typer.Option(help="run this arm only; may be repeated")] = None,
@@ -174,7 +175,9 @@ def main(
     failed = run_all([job for job in jobs if job.arm.name in (only or names)], corpus, at_once)
     lacking = {job.arm.name for job in jobs if not job.done(corpus)}
     whole = [job for job in jobs if job.arm.name not in lacking]
-    print(write_page(table, whole, [name for name in names if name in lacking], corpus, pooled(whole), out))
+    command = "python scripts/local_table.py FOLDER" + (f" --table {arms}" if arms != DEFAULT else "")
+    unfinished = [name for name in names if name in lacking]
+    print(write_page(table, whole, unfinished, corpus, pooled(whole), out, command))
     if failed:
         raise typer.Exit(1)
 

@@ -27,16 +27,16 @@ CHOSEN = ("macro_auroc", "balanced_accuracy")
 
 
 def write_page(
-    table: Table, jobs: Sequence[Job], missing: Sequence[str], corpus: Corpus, pooled: Pooled, out: Path
+    table: Table, jobs: Sequence[Job], missing: Sequence[str], corpus: Corpus, pooled: Pooled, out: Path, command: str
 ) -> Path:
     """Write table.md, table.json, charts/ and the comparisons into `out`.
 
-    jobs: of finished arms; missing: names of the others; pooled: arm -> folder of results.
+    jobs: of finished arms; missing: names of the others; pooled: arm -> folder of results; command: repeats it all.
     """
     compared = {one.name: _compared(one.columns, pooled) for one in table.comparisons}
     tables = {name: found for name, found in compared.items() if found is not None}
     validation, left_out = _validation(jobs, table.reference), _left_out(table, jobs, pooled)
-    parts = ["# Results on a folder of labelled images", _facts(jobs, corpus, missing)]
+    parts = ["# Results on a folder of labelled images", _facts(jobs, corpus, missing, command)]
     parts += [_comparison(c.name, c.title, tables[c.name], out) for c in table.comparisons if c.name in tables]
     teachers = against_teachers(table, jobs, pooled)
     if teachers is not None:
@@ -68,12 +68,12 @@ def _compared(columns: Sequence[str], pooled: Pooled) -> compare.Comparison | No
     return compare.compare([f"{pooled[arm]}@{family}" for arm, _, family in pairs])
 
 
-def _facts(jobs: Sequence[Job], corpus: Corpus, missing: Sequence[str]) -> str:
+def _facts(jobs: Sequence[Job], corpus: Corpus, missing: Sequence[str], command: str) -> str:
     """What was run on what, and how long it took."""
     took = [job.minutes for job in jobs if job.minutes is not None]
     lines = [
         f"Corpus: {len(corpus):,} images of {len(corpus.facts['counts'])} sources, hash `{corpus.hash[:16]}`. "
-        f"Folds run: {len({job.fold for job in jobs})}. Command: `python scripts/local_table.py FOLDER`."
+        f"Folds run: {len({job.fold for job in jobs})}. Command: `{command}`."
     ]
     if took:
         lines.append(f"Training a fold took {np.median(took):.1f} min (median; longest {max(took):.1f}).")
