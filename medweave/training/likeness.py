@@ -67,7 +67,7 @@ class _Divergences(Function):
             own = _logits(wide[0], wide[1], wide[2], rows, columns)
             slope = student.shares(own, by_row, by_column, rows, columns)
             for matrix, sums, (row, column) in zip(ctx.teachers, teachers, weights, strict=True):
-                slope -= sums.shares(matrix.tile(rows, columns), row, column, rows, columns)
+                sums.take_shares(slope, matrix.tile(rows, columns), row, column, rows, columns)
             gradient_left[rows].addmm_(slope, wide[1][columns])
             gradient_right[columns].addmm_(slope.T, wide[0][rows])
         gradient_scale = torch.linalg.vecdot(gradient_left, wide[0]).sum()
@@ -91,8 +91,8 @@ class _Sums:
         return cls(shift * scale, left.new_zeros(len(left)), left.new_zeros(len(left)), others)
 
     def add(self, logits: Tensor, rows: slice, columns: slice) -> Tensor:
-        """Add a tile; returns its exponentials."""
-        exponentials = self._exponentials(logits.clone(), rows, columns)
+        """Add a tile; returns its exponentials, `logits` is used up."""
+        exponentials = self._exponentials(logits, rows, columns)
         self.rows[rows] += exponentials.sum(1)
         self.columns[columns] += exponentials.sum(0)
         return exponentials
@@ -101,6 +101,14 @@ class _Sums:
         """by_row · softmax over the row + by_column · softmax over the column, of one tile; `logits` is used up."""
         factor = (by_row[rows] / self.rows[rows])[:, None] + (by_column[columns] / self.columns[columns])[None]
         return self._exponentials(logits, rows, columns).mul_(factor)
+
+    def take_shares(
+        self, slope: Tensor, logits: Tensor, by_row: Tensor, by_column: Tensor, rows: slice, columns: slice
+    ) -> None:
+        """Subtract from `slope` what `shares` would give."""
+        exponentials = self._exponentials(logits, rows, columns)
+        slope.addcmul_(exponentials, (by_row[rows] / self.rows[rows])[:, None], value=-1)
+        slope.addcmul_(exponentials, (by_column[columns] / self.columns[columns])[None], value=-1)
 
     def _exponentials(self, logits: Tensor, rows: slice, columns: slice) -> Tensor:
         """exp(logit - shift) in place; 0 for a sample with itself where these take no part."""
@@ -129,10 +137,11 @@ def _forward(
     gaps = left.new_zeros(len(teachers), 2, len(left))  # sums of exp(teacher - shift) · (teacher - student)
     for rows, columns in tiles(len(left)):
         own = _logits(left, right, scale, rows, columns)
-        student.add(own, rows, columns)
+        student.add(own.clone(), rows, columns)
         for at, (matrix, sums) in enumerate(zip(teachers, each, strict=True)):
             logits = matrix.tile(rows, columns)
-            weighted = sums.add(logits, rows, columns).mul_(logits.sub_(own))
+            further = logits - own
+            weighted = sums.add(logits, rows, columns).mul_(further)
             gaps[at, 0, rows] += weighted.sum(1)
             gaps[at, 1, columns] += weighted.sum(0)
     if not all(sums.in_range for sums in (student, *each)):
