@@ -25,6 +25,10 @@ def script():
     sys.path.remove(str(SCRIPTS))
 
 
+def jobs_in(script, table, tmp_path):
+    return script.jobs_of(table, 2, tmp_path / "out", script._common(tmp_path, tmp_path / "out", 640))
+
+
 @pytest.fixture
 def table(script):
     return script.load_recipe(SCRIPTS / "local_table.yaml", script.Table)
@@ -32,17 +36,21 @@ def table(script):
 
 @pytest.fixture
 def jobs(script, table, tmp_path):
-    common = script._common(tmp_path, tmp_path / "out", 640)
-    return [script.Job(arm, fold, tmp_path / "out", common) for arm in table.arms for fold in script._folds(arm, 2)]
+    return jobs_in(script, table, tmp_path)
 
 
-def test_every_arm_is_a_valid_recipe_and_differs_from_the_others(script, table, jobs, tmp_path):
+@pytest.mark.parametrize("name", ["local_table", "distil_table"])
+def test_every_arm_is_a_valid_recipe_and_differs_from_the_others(script, name, tmp_path):
+    table = script.load_recipe(SCRIPTS / f"{name}.yaml", script.Table)
+    jobs = jobs_in(script, table, tmp_path)
     assert {table.reference} | {c.partition("@")[0] for one in table.comparisons for c in one.columns} <= {
         arm.name for arm in table.arms
     }
     for job in jobs:
         recipe = job.recipe
-        assert recipe.train.images == 640 and recipe.train.run == job.folder
+        own = [change for change in job.arm.overrides if change.startswith("train.images=")]
+        assert f"train.images={recipe.train.images}" in (own or ["train.images=640"])
+        assert recipe.train.run == job.folder
         assert recipe.train.data.fold == recipe.evaluate.data.fold == job.fold
         assert {source.path for source in recipe.corpus.sources} == {tmp_path}
         assert (job.arm.evaluate == "left out") == bool(recipe.train.leave_out)
