@@ -1,24 +1,24 @@
 """Which samples a teacher is trusted on: by the modalities it was made for, and by how it does on what is known.
 
 domain       its declared modalities shut all others out
-prompted     a source with labelled training images: are they nearest to the bank captions of their own finding?
+prompted     a source with labelled images: are they nearest to the bank captions of their own finding?
 probe        the same for a teacher without texts: a ridge classifier on its rows, tested on groups left out
 pair rank    a sample with a text of its own: how many texts of other samples of the modality does it rank below?
 unmeasured   neither labels nor texts: trusted
-trained on   not trusted where that is asked for: what it says of its own training images, it has learnt by heart
+trained on   not trusted where that is asked for
 unread, withdrawn   its image cannot be read, or must not be used: not trusted
 
 A score is 0 for chance and 1 for perfect: accuracy is balanced and corrected for chance, and a rank lies between -1 and
-1. n samples of one source and modality.
+1. What a teacher says of images that it was trained on, it has learnt by heart: these measure nothing.
+n samples of one source and modality.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from medweave.corpus.captions.bank import Bank
 from medweave.corpus.order import Numbers, Ranges
-from medweave.corpus.store import Corpus, Stratum
+from medweave.corpus.store import Corpus
 from medweave.corpus.views import split_view
 from medweave.errors import UserError
 from medweave.features.measure import Known, Measured, Place, known_of, measure, pair_ranks
@@ -36,6 +36,7 @@ from medweave.features.store import PIECE, Features
 from medweave.files import whole_file
 from medweave.progress import track
 
+LEAST = 30  # images that a score rests on
 COLUMNS = pa.schema([("id", pa.string()), ("covered", pa.bool_()), ("by", pa.string()), ("score", pa.float32())])
 
 
@@ -69,7 +70,7 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Coverage:
-    """samples: (by, covered) -> how many. measured: each source with enough labels."""
+    """samples: (by, covered) -> how many. measured: what each source with labels is judged by."""
 
     samples: Mapping[tuple[str, bool], int]
     measured: Mapping[Place, Measured]
@@ -87,11 +88,11 @@ class Coverage:
 
 def cover(
     features: Features,
-    training: Ranges | None = None,
+    measuring: Ranges | None = None,
     *,
     known_to: Ranges | None = None,
+    unseen: bool = False,
     domains: Collection[str] | None = None,
-    by: Literal["source", "modality"] = "source",
     thresholds: Thresholds | None = None,
     pool: int = 256,
     seed: int = 0,
@@ -99,27 +100,26 @@ def cover(
 ) -> Coverage:
     """Judge a teacher on every sample and write covered.parquet, or another file: id, covered, by, score.
 
-    training: samples whose labels and texts are used to measure; None: the split of that name. known_to: samples that
-    the teacher was trained on, if they are not to be trusted or measured. domains: modalities that it was made for;
-    None: as its catalogue card says, and all where that says nothing. by: what is trusted or not as a whole: each
-    source, or all sources of a modality by their mean score. pool: texts of a modality that pairs are ranked among.
-    Raises UserError when nothing is covered, which is written all the same.
+    measuring: samples whose labels and texts are used to measure; None: the split `train`. known_to: those that the
+    teacher was trained on, which measure nothing; unseen: nor are they trusted. domains: modalities that it was made
+    for; None: as its catalogue card says, and all where that says nothing. pool: texts of a modality that pairs are
+    ranked among. Raises UserError when nothing is covered, which is written all the same.
     """
     corpus = features.corpus
-    measuring = split_view(corpus, "train") if training is None else training
-    barred = {"withdrawn": Ranges.of(corpus.withdrawn()).mask(len(corpus))}
-    if known_to is not None:
-        barred = {"trained on": known_to.mask(len(corpus))} | barred
-        measuring = Ranges.of_mask(measuring.mask(len(corpus)) & ~barred["trained on"])
+    measuring = split_view(corpus, "train") if measuring is None else measuring
+    met = np.zeros(len(corpus), bool) if known_to is None else known_to.mask(len(corpus))
+    if met.any():
+        measuring = Ranges.of_mask(measuring.mask(len(corpus)) & ~met)
     known = known_of(corpus, measuring, pool, seed)
-    measured = _measured(features, known)
+    measured = _settled(known, _measured(features, known))
     judge = _Judge(
         features,
         _domains(features, domains),
-        measured if by == "source" else _by_modality(corpus.strata, measured),
+        measured,
         {modality: features.text(numbers) for modality, numbers in known.texts.items()} if _pairs(features) else {},
         thresholds or Thresholds(),
-        barred,
+        met,
+        ({"trained on": met} if unseen else {}) | {"withdrawn": Ranges.of(corpus.withdrawn()).mask(len(corpus))},
     )
     coverage = Coverage(write_verdicts(features, judge, file), measured)
     if not coverage.covered:
@@ -146,7 +146,7 @@ def write_verdicts(features: Features, judge: Judge, file: Path | None = None) -
 
 
 def _measured(features: Features, known: Known) -> dict[Place, Measured]:
-    """The score on each source that has enough labels."""
+    """The score on each source that has labels of two findings or more."""
     bank = Bank.load(features.corpus.banks())
     knows = features.stamp.teacher.knows
     scores = {
@@ -157,17 +157,20 @@ def _measured(features: Features, known: Known) -> dict[Place, Measured]:
     return {place: score for place, score in scores.items() if score is not None}
 
 
-def _by_modality(strata: Iterable[Stratum], measured: Mapping[Place, Measured]) -> dict[Place, Measured]:
-    """Every source with the mean score of the sources of its modality that have one."""
-    means = {}
-    for stratum in strata:
-        same = [one for (_, modality), one in measured.items() if modality == stratum.modality]
-        if same:
-            score = float(np.mean([one.score for one in same]))
-            error = float(np.linalg.norm([one.error for one in same])) / len(same)
-            mean = Measured(same[0].by, score, error, sum(one.images for one in same))
-            means[stratum.source, stratum.modality] = mean
-    return means
+def _settled(known: Known, measured: Mapping[Place, Measured]) -> dict[Place, Measured]:
+    """What each labelled source is judged by: its own score, or where its images are few, a mean that rests on enough.
+
+    That of the sources of its modality, else of all; nothing where these are too few as well.
+    """
+    found = {}
+    for place in (place for place, rows in known.labels.items() if rows):
+        alike = [other for other in measured if other[1] == place[1]]
+        for group in ([place], alike, list(measured)):
+            some = [measured[other] for other in group if other in measured]
+            if sum(one.images for one in some) >= LEAST:
+                found[place] = Measured.together(some)
+                break
+    return found
 
 
 def _pairs(features: Features) -> bool:
@@ -177,13 +180,16 @@ def _pairs(features: Features) -> bool:
 
 @dataclass(frozen=True)
 class _Judge:
-    """All that a verdict rests on. pools: modality -> rows of texts. barred: why -> which of all samples, [samples]."""
+    """All that a verdict rests on. pools: modality -> rows of texts. met: samples that the teacher was trained on,
+    [samples]. barred: why -> which samples, [samples].
+    """
 
     features: Features
     domains: Collection[str] | None
     measured: Mapping[Place, Measured]
     pools: Mapping[str, Rows]
     least: Thresholds
+    met: NDArray[np.bool_]
     barred: Mapping[str, NDArray[np.bool_]]
 
     def __call__(self, numbers: Numbers, source: str, modality: str) -> Verdicts:
@@ -192,7 +198,7 @@ class _Judge:
         verdicts = Verdicts(len(numbers), covered, by, score)
         if covered and modality in self.pools:
             ranks = self._ranks(numbers, self.pools[modality])
-            known = ~np.isnan(ranks)
+            known = ~np.isnan(ranks) & ~self.met[numbers]
             verdicts.change(known, ranks[known] >= self.least.pair, "pair rank", ranks[known])
         verdicts.change(np.isin(numbers, self.features.unread), False, "unread", np.nan)
         for why, samples in self.barred.items():

@@ -24,7 +24,7 @@ from medweave.seeds import generator
 Place = tuple[str, str]  # source and modality
 CANDIDATES = 8000  # training samples of a source that are looked at
 MOST = 2000  # labelled images that it is measured on
-LEAST, LEAST_OF_CLASS = 30, 5  # fewer tell nothing
+LEAST_OF_CLASS = 3  # images of a finding; fewer tell nothing
 FOLDS, RIDGE = 5, 0.1
 SURE = 1.645  # standard errors above chance: one guesser in twenty passes
 SAME, FEWEST = 0.9999, 8  # cosine of texts that are one text; other texts that a rank needs
@@ -32,12 +32,18 @@ SAME, FEWEST = 0.9999, 8  # cosine of texts that are one text; other texts that 
 
 @dataclass(frozen=True)
 class Measured:
-    """How a teacher does on one source. error: standard error of the score. images: that it was measured on."""
+    """How a teacher does on one source, or several. error: standard error of the score. images: that told."""
 
     by: Literal["prompted", "probe"]
     score: float
     error: float
     images: int
+
+    @classmethod
+    def together(cls, some: Sequence[Measured]) -> Measured:
+        """The mean over sources."""
+        error = float(np.linalg.norm([one.error for one in some])) / len(some)
+        return cls(some[0].by, float(np.mean([one.score for one in some])), error, sum(one.images for one in some))
 
     def passes(self, least: float) -> bool:
         """Whether the score is high enough, and surely above chance."""
@@ -83,12 +89,12 @@ def known_of(corpus: Corpus, training: Ranges, pool: int, seed: int) -> Known:
 
 
 def measure(features: Features, modality: str, known: Sequence[Labelled], bank: Bank) -> Measured | None:
-    """A teacher on the labelled images of one source; None where they are too few, or of one finding only."""
+    """A teacher on the labelled images of one source; None where fewer than two findings have enough of them."""
     unread = set(features.unread.tolist())
     sizes = Counter(one.finding for one in known if one.number not in unread)
     classes = sorted(finding for finding, size in sizes.items() if size >= LEAST_OF_CLASS)
     used = [one for one in known if one.finding in classes and one.number not in unread]
-    if len(classes) < 2 or len(used) < LEAST or "images" not in features.sides:
+    if len(classes) < 2 or "images" not in features.sides:
         return None
     rows = features.image(np.array([one.number for one in used]))
     truth = np.array([classes.index(one.finding) for one in used])

@@ -1,8 +1,9 @@
 """Teachers of a run: their stored rows, how far each is trusted on a sample, and what a batch takes from them.
 
 Trust is measured on the run's own training samples, whatever was measured when the rows were made, and kept with the
-run: a fold's test images have no say in it. A text that joins several captions has the mean of their rows; a sample
-whose text has no row at all is one that the teacher does not cover.
+run: a fold's test images have no say in it. What a teacher was itself trained on tells nothing: a run of Medweave is
+measured on the samples of the training and validation parts that it has not seen. A text that joins several captions
+has the mean of their rows; a sample whose text has no row at all is one that the teacher does not cover.
 
 b samples of a share, E width of a teacher, T captions of the menu.
 """
@@ -10,7 +11,6 @@ b samples of a share, E width of a teacher, T captions of the menu.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from medweave.errors import RequestError, UserError
 from medweave.evaluation.parts import ranges_of
 from medweave.evaluation.recipe import Part
 from medweave.features import standardise as statistics
-from medweave.features.coverage import cover
+from medweave.features.coverage import Coverage, cover
 from medweave.features.rotation import equaliser
 from medweave.features.rows import Rows
 from medweave.features.store import Features, open_features
@@ -45,10 +45,10 @@ CATALOGUE = "teacher:"
 
 
 class Taught:
-    """One teacher's rows, as a run takes them."""
+    """One teacher's rows, as a run takes them. typical: the score of samples where nothing was measured."""
 
-    def __init__(self, recipe: TeacherRecipe, features: Features, trust: float) -> None:
-        self.recipe, self.features, self.trust = recipe, features, trust
+    def __init__(self, recipe: TeacherRecipe, features: Features, trust: float, typical: float = 1.0) -> None:
+        self.recipe, self.features, self.trust, self.typical = recipe, features, trust, typical
 
     @property
     def name(self) -> str:
@@ -71,7 +71,7 @@ class Taught:
     def gate(self, numbers: Numbers) -> Rows:
         """How far it is trusted on some samples, [b]: 0 where it covers them not."""
         scores = self.features.scores(numbers)
-        scores = np.where(np.isnan(scores), self._typical, scores).clip(LEAST, 1)
+        scores = np.where(np.isnan(scores), self.typical, scores).clip(LEAST, 1)
         return np.asarray(self.recipe.weight * self.features.covered(numbers) * scores**self.trust, np.float32)
 
     def text(self, numbers: Numbers, captions: Sequence[Caption]) -> tuple[Rows, NDArray[np.bool_]]:
@@ -100,7 +100,7 @@ class Taught:
 
     @property
     def trained_on(self) -> Ranges | None:
-        """The samples of this corpus that it was trained on; None where that is not known."""
+        """The samples of this corpus that it was trained on; None where it states nothing, or another corpus."""
         corpus, told = self.features.corpus, self.features.stamp.teacher.trained_on
         if told is None or told["corpus"] != corpus.hash:
             return None
@@ -133,13 +133,6 @@ class Taught:
         terms = {"licence": str(self.terms.licence), "licence_class": self.terms.licence_class}
         return {"rows": self.name, "model": teacher.name, "weights": teacher.weights, **terms}
 
-    @cached_property
-    def _typical(self) -> float:
-        """The mean of its measured scores, for samples where nothing was measured; 1 where nothing was at all."""
-        scores = self.features.scores(np.arange(len(self.features)))
-        measured = scores[~np.isnan(scores)]
-        return float(measured.mean()) if len(measured) else 1.0
-
     @property
     def _scale(self) -> float | None:
         head, sides = self.features.stamp.head, self.features.sides
@@ -170,27 +163,32 @@ class Teachers:
         known = known or self._known(training)
         return Given(width, {name: one.to(ranks.device) for name, one in known.items()})
 
-    def measured(self, training: Ranges, run: Path, ranks: Ranks) -> Teachers:
-        """The same teachers, trusted by what they do on these training samples; kept in the run's folder."""
+    def measured(self, training: Ranges, validation: Ranges, run: Path, ranks: Ranks) -> Teachers:
+        """The same teachers, trusted by what they do on these samples; kept in the run's folder.
+
+        Raises UserError for a teacher that covers no training sample.
+        """
         files = [run / FOLDER / f"{one.name}.parquet" for one in self.taught]
         if ranks.first:
             for one, file in zip(self.taught, files, strict=True):
                 if not file.exists():
-                    met = one.trained_on if self.recipe.unseen else None
-                    say(f"{one.name} {cover(one.features, training, known_to=met, file=file).text()}")
+                    say(f"{one.name} {self._covered(one, training, validation, file).text()}")
         ranks.wait()
-        taught = [
-            Taught(one.recipe, one.features.with_verdicts(file), one.trust)
-            for one, file in zip(self.taught, files, strict=True)
-        ]
-        for one in taught:
-            if not any(one.features.covered(numbers).any() for numbers in one.features.pieces(training)):
-                raise UserError(
-                    f"{one.name} covers no training sample",
-                    where="train.teachers",
-                    todo="leave it out" + (", or set unseen=false" if self.recipe.unseen else ""),
-                )
-        return Teachers(self.recipe, taught)
+        return Teachers(
+            self.recipe, [_as_measured(one, file, training) for one, file in zip(self.taught, files, strict=True)]
+        )
+
+    def _covered(self, one: Taught, training: Ranges, validation: Ranges, file: Path) -> Coverage:
+        """Judge one teacher on what it has not seen."""
+        met = one.trained_on
+        if self.recipe.unseen and met is None and one.features.stamp.teacher.trained_on is not None:
+            raise UserError(
+                f"{one.name} was trained on another corpus or state of it: what it has seen is not known",
+                where="train.teachers.unseen",
+                todo="train it anew, or set unseen=false",
+            )
+        measuring = training if met is None else _union(training, validation, len(one.features.corpus))
+        return cover(one.features, measuring, known_to=met, unseen=self.recipe.unseen, file=file)
 
     def check_captions(self, captions: Collection[str]) -> None:
         """Raises UserError where a teacher with texts lacks the row of a bank caption that the run may draw."""
@@ -234,6 +232,28 @@ def _views(opened: Sequence[Features]) -> Views | None:
                 todo="make them alike, or set train.teachers.replay=false",
             )
     return alike[0]
+
+
+def _as_measured(one: Taught, file: Path, training: Ranges) -> Taught:
+    """A teacher by its verdicts. Raises UserError where it covers no training sample."""
+    features = one.features.with_verdicts(file)
+    covered, scores, scored = 0, 0.0, 0
+    for numbers in features.pieces(training):
+        inside = features.covered(numbers)
+        told = features.scores(numbers)[inside]
+        covered += int(inside.sum())
+        scores, scored = scores + float(np.nansum(told)), scored + int((~np.isnan(told)).sum())
+    if not covered:
+        raise UserError(
+            f"{one.name} covers no training sample",
+            where="train.teachers",
+            todo="leave it out, or set unseen=false if it was trained on them all",
+        )
+    return Taught(one.recipe, features, one.trust, scores / scored if scored else 1.0)
+
+
+def _union(one: Ranges, other: Ranges, samples: int) -> Ranges:
+    return Ranges.of_mask(one.mask(samples) | other.mask(samples))
 
 
 def _standard(one: statistics.Standard) -> Standard:

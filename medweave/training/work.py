@@ -13,7 +13,9 @@ from torch import Tensor
 from medweave.corpus.captions.bank import Triplet
 from medweave.corpus.order import Numbers, Order, Ranges
 from medweave.corpus.store import Corpus, open_corpus
+from medweave.corpus.views import strata_of
 from medweave.errors import RequestError
+from medweave.evaluation.parts import ranges_of
 from medweave.files import write_json
 from medweave.models import dual
 from medweave.models.teachers.licences import Inherited, inherited
@@ -164,7 +166,9 @@ def prepare(recipe: Recipe, run: Run, data: Data, ranks: Ranks) -> Work:
     settings: TrainRecipe = section(recipe, "train")
     model = dual.build(section(recipe, "model"), recipe.seed).to(ranks.device)
     check_heads(recipe, model)
-    teachers = data.teachers.measured(data.training, run.path, ranks) if data.teachers is not None else None
+    teachers = data.teachers
+    if teachers is not None:
+        teachers = teachers.measured(data.training, held_out(data.corpus, settings), run.path, ranks)
     given = teachers.given(model.dim, data.training, ranks) if teachers is not None else Given(model.dim)
     objectives = Objectives(settings.objectives, given, recipe.seed).to(ranks.device)
     check_teachers(recipe, objectives)
@@ -203,6 +207,12 @@ def prepare(recipe: Recipe, run: Run, data: Data, ranks: Ranks) -> Work:
     if ranks.first:
         say_facts(work)
     return work
+
+
+def held_out(corpus: Corpus, settings: TrainRecipe) -> Ranges:
+    """The validation samples of what is trained on."""
+    view = ranges_of(corpus, settings.data, "validation")
+    return strata_of(corpus, view, "all", settings.leave_out, settings.modalities).get("all", Ranges.of([]))
 
 
 def check_heads(recipe: Recipe, model: DualModel) -> None:

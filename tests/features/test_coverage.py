@@ -13,12 +13,11 @@ from torch import nn
 from medweave.corpus.build import build
 from medweave.corpus.order import Ranges
 from medweave.corpus.recipe import CorpusRecipe
-from medweave.corpus.store import Stratum
 from medweave.corpus.views import split_view
 from medweave.errors import UserError
-from medweave.features.coverage import Thresholds, _by_modality, cover
+from medweave.features.coverage import Thresholds, _settled, cover
 from medweave.features.extract import extract
-from medweave.features.measure import Measured, _drawn, _scored, known_of, pair_ranks
+from medweave.features.measure import Known, Labelled, Measured, _drawn, _scored, known_of, pair_ranks
 from medweave.features.store import open_features
 from medweave.models.encoder import Encoder
 from medweave.models.preprocess import Preprocess
@@ -177,14 +176,23 @@ def test_words_alone_are_trusted_as_declared(features_of):
     assert cover(features, domains=["xray"]).samples == {("domain", False): 100, ("domain", True): 100}
 
 
-def test_sources_of_a_modality_may_be_judged_together(features_of):
-    features = features_of(skill={"xray": 0.9, "ct": 0.0})
-    alone, together = cover(features), cover(features, by="modality")
-    assert alone.samples == together.samples and together.covered > 80
-    places = [Stratum("a", "train", "ct", 0, 1), Stratum("b", "test", "ct", 1, 2), Stratum("c", "test", "ct", 2, 3)]
-    one, other = Measured("probe", 0.8, 0.3, 40), Measured("probe", 0.2, 0.4, 60)
-    means = _by_modality([*places, Stratum("d", "train", "mri", 3, 4)], {("a", "ct"): one, ("c", "ct"): other})
-    assert means == dict.fromkeys([("a", "ct"), ("b", "ct"), ("c", "ct")], Measured("probe", 0.5, 0.25, 100))
+def test_few_images_are_judged_with_others():
+    """Alone from 30 images on, else by the mean of the modality, else by that of all, else not at all."""
+    scores = {
+        ("a", "ct"): Measured("probe", 0.8, 0.3, 40),
+        ("b", "ct"): Measured("probe", 0.2, 0.4, 20),
+        ("d", "mri"): Measured("probe", 0.5, 0.1, 29),
+    }
+    places = [("a", "ct"), ("b", "ct"), ("c", "ct"), ("d", "mri"), ("none", "ct")]
+    labelled = Known({place: [Labelled(0, None, "x", "g")] * (place[0] != "none") for place in places}, {})
+    ct, every = Measured("probe", 0.5, 0.25, 60), Measured.together(list(scores.values()))
+    assert (every.score, every.images) == (pytest.approx(0.5), 89)
+    expected = {("a", "ct"): scores["a", "ct"], ("b", "ct"): ct, ("c", "ct"): ct, ("d", "mri"): every}
+    assert _settled(labelled, scores) == expected
+    del scores["a", "ct"]
+    assert set(_settled(labelled, scores).values()) == {Measured.together(list(scores.values()))}
+    del scores["b", "ct"]
+    assert _settled(labelled, scores) == {}
 
 
 def test_thresholds_are_the_callers(features_of):
@@ -247,16 +255,20 @@ def test_a_draw_is_even_and_from_the_ranges_only(monkeypatch):
     assert _drawn(Ranges.of([]), np.random.default_rng(0)) == []
 
 
-def test_what_a_teacher_was_trained_on_can_be_barred(features_of, corpus):
-    """Its own training samples are neither trusted nor what it is measured on."""
+def test_what_a_teacher_was_trained_on_measures_nothing_and_can_be_barred(features_of, corpus):
+    """It may know these alone, and guess everywhere else."""
     features = features_of(skill={"xray": 1.0, "ct": 1.0})
     met = Ranges.of(np.arange(0, 200, 2))
-    coverage = cover(features, known_to=met)
+    coverage, everything = cover(features, known_to=met, unseen=True), cover(features)
+    place = ("lungs", "xray")
+    assert 0 < coverage.measured[place].images < everything.measured[place].images
+    cover(features, known_to=met, unseen=True)
     rows = table_of(features)
     assert all(not row["covered"] and row["by"] == "trained on" for row in rows[::2])
     assert np.mean([row["covered"] for row in rows[1::2]]) > 0.9
-    everything = cover(features)
-    place = ("lungs", "xray")
-    assert 0 < coverage.measured[place].images < everything.measured[place].images
     with pytest.raises(UserError, match="covers 0 of 200 samples"):
-        cover(features, known_to=Ranges.of(np.arange(200)))
+        cover(features, known_to=Ranges.of(np.arange(200)), unseen=True)
+    cover(features, known_to=met)
+    rows = table_of(features)
+    assert {row["by"] for row in rows[:100:2]} == {"prompted"} and all(row["covered"] for row in rows[::2])
+    assert {row["by"] for row in rows[1:100:2]} == {"pair rank"}

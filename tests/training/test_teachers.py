@@ -1,6 +1,7 @@
 """A run that learns from stored rows: what a batch takes, how far a teacher is trusted, and what stops a run."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ from medweave.corpus.store import open_corpus
 from medweave.errors import RequestError, UserError
 from medweave.evaluation.parts import numbers_of
 from medweave.evaluation.recipe import Part
+from medweave.features.coverage import Thresholds, cover
 from medweave.features.extract import extract
 from medweave.features.store import open_features
 from medweave.features.views import Views
@@ -163,7 +165,10 @@ def test_trust_is_measured_on_the_runs_own_training_images(work_of, settings, co
     assert "prompted" not in sources  # none of its labels was looked at
     taught = work.loader.teachers.taught[0]
     numbers = work.data.training.numbers()
-    by_hand = np.array([table[n]["covered"] * max(0.05, table[n]["score"] or 0.0) for n in numbers.tolist()])
+    own = [table[n] for n in numbers.tolist()]
+    typical = np.mean([row["score"] for row in own if row["covered"] and row["score"] is not None])
+    scores = [typical if row["score"] is None else row["score"] for row in own]
+    by_hand = np.array([row["covered"] * max(0.05, score) for row, score in zip(own, scores, strict=True)])
     assert np.allclose(taught.gate(numbers), by_hand, atol=1e-3)
     alike = taught.recipe.model_copy(update={"weight": 2.0})
     assert np.allclose(type(taught)(alike, taught.features, 0.0).gate(numbers), 2.0 * (by_hand > 0), atol=1e-6)
@@ -246,8 +251,11 @@ def test_teachers_of_different_views_cannot_be_replayed_together(
         work_of(train=settings(folder=str(tmp_path)))
 
 
-def test_a_teacher_can_be_kept_from_what_it_was_trained_on(recipe_of, settings, prepared, corpus_recipe, tmp_path):
+def test_a_teacher_can_be_kept_from_what_it_was_trained_on(
+    recipe_of, settings, prepared, corpus_recipe, tmp_path, monkeypatch
+):
     """Two halves are taught crosswise: each by the run that has not seen it."""
+    monkeypatch.setattr("medweave.features.coverage.LEAST", 10_000)  # runs of six steps guess
     corpus = open_corpus(corpus_recipe.path)
     seen = {}
     for name, aside in (("one", [1, 2, 3, 4]), ("two", [5, 6, 7, 8, 9])):
@@ -267,6 +275,34 @@ def test_a_teacher_can_be_kept_from_what_it_was_trained_on(recipe_of, settings, 
         assert not teacher.gate(numbers[met]).any() and teacher.gate(numbers[~met]).any()
     with pytest.raises(UserError, match=r"two covers no training sample.*unseen=false"):
         prepared(recipe_of(train={**taught, "data": {**part, "aside": [5, 6, 7, 8, 9]}, "run": str(tmp_path / "none")}))
+
+
+def test_a_run_is_measured_on_what_it_has_not_seen(recipe_of, settings, prepared, corpus_recipe, tmp_path, monkeypatch):
+    corpus, part, asked = open_corpus(corpus_recipe.path), {"overlay": "folds", "fold": 0}, []
+    model = train(recipe_of(train={"run": str(tmp_path / "one"), "data": part, "batch": 8, "keep": "last"})).model
+    extract(corpus, str(model), "one", root=tmp_path / "rows")
+
+    def recorded(features, measuring, known_to, **others):
+        asked.append(set(measuring.numbers().tolist()) - set(known_to.numbers().tolist()))
+        return cover(features, measuring, known_to=known_to, thresholds=Thresholds(source=-1.0), **others)
+
+    monkeypatch.setattr("medweave.training.teachers.cover", recorded)
+    taught = settings(rows=["one"], accept=[], folder=str(tmp_path / "rows"), replay=False)
+    prepared(recipe_of(train={**taught, "data": part}))
+    assert asked == [set(numbers_of(corpus, Part.model_validate(part), "validation").tolist())]
+
+
+def test_rows_of_a_run_on_another_state_of_the_corpus_are_not_taken_for_unseen(
+    recipe_of, settings, prepared, corpus_recipe, trained, tmp_path
+):
+    model = shutil.copytree(trained, tmp_path / "model")
+    facts = json.loads((model / "medweave.json").read_text())
+    facts["facts"]["trained_on"] |= {"corpus": "before"}
+    (model / "medweave.json").write_text(json.dumps(facts))
+    extract(open_corpus(corpus_recipe.path), str(model), "old", root=tmp_path / "rows")
+    taught = settings(rows=["old"], accept=["old"], folder=str(tmp_path / "rows"), replay=False, unseen=True)
+    with pytest.raises(UserError, match="old was trained on another corpus or state of it"):
+        prepared(recipe_of(train=taught))
 
 
 def test_teachers_have_no_say_in_the_head_finish(recipe_of, settings, prepared, capfd):
