@@ -46,7 +46,6 @@ from medweave.training.run import Run
 
 HERE = Path(__file__).resolve().parent
 RECIPES = HERE.parent / "recipes"
-DEFAULT = HERE / "local_table.yaml"
 ZERO_SHOT = "corpus-zero-shot"
 
 
@@ -62,6 +61,7 @@ class Arm(Section):
     folds: int | None = Field(None, ge=1, description="the first folds only; none: all that are asked for")
     model: str | None = Field(None, description="a model of this reference, as it is, instead of a training")
     teachers: list[str] = Field([], description="arms, named before, whose rows on the same fold it learns from")
+    views: int = Field(0, ge=0, description="augmented views whose rows these leave, besides that of the whole picture")
     combine: Literal["best", "mean"] | None = Field(
         None, description="no model of its own: its teachers' answers, of the best by validation or the mean of all"
     )
@@ -79,14 +79,13 @@ class Table(Section):
     """All arms, and what is compared with what."""
 
     reference: str = Field(description="arm that ablations and left-out sets are compared with")
-    views: int = Field(0, ge=0, description="augmented views whose rows teachers leave, besides the whole picture")
     arms: list[Arm]
     comparisons: list[Comparison]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One arm on one fold. teachers: the jobs that it learns from. views: None unless others learn from it."""
+    """One arm on one fold. teachers: the jobs that it learns from. views: of rows for others; None: nobody learns."""
 
     arm: Arm
     fold: int
@@ -135,7 +134,7 @@ class Job:
         del recipe["corpus"], recipe["train"]["run"]  # the corpus counts by its hash, the place of a run not at all
         if self.learns:
             del recipe["train"]["teachers"]["folder"]  # they count by what they are made of
-        arm = {name: value for name, value in as_data(self.arm).items() if name != "folds"}
+        arm = {name: value for name, value in as_data(self.arm).items() if name not in ("folds", "views")}
         others = {"teachers": hash_of([job.inputs(corpus) for job in self.teachers])} if self.teachers else {}
         rows = {"views": str(self.views)} if self.views is not None else {}
         return {"recipe": hash_of([recipe, arm]), "corpus": corpus.hash, "code": code_version()} | others | rows
@@ -154,7 +153,7 @@ class Job:
 
 def main(
     folder: Annotated[Path, typer.Argument(help="folder with manifest_images.csv and manifest_text.csv")],
-    arms: Annotated[Path, typer.Option("--table", help="YAML file of arms")] = DEFAULT,
+    arms: Annotated[Path, typer.Option("--table", help="YAML file of arms")] = HERE / "local_table.yaml",
     out: Annotated[Path, typer.Option(help="folder for corpus, runs and the table")] = Path("runs/table"),
     folds: Annotated[int, typer.Option(min=1, help="how many of the folds are run")] = 5,
     only: Annotated[list[str] | None, typer.Option(help="run this arm only; may be repeated")] = None,
@@ -175,7 +174,8 @@ def main(
     failed = run_all([job for job in jobs if job.arm.name in (only or names)], corpus, at_once)
     lacking = {job.arm.name for job in jobs if not job.done(corpus)}
     whole = [job for job in jobs if job.arm.name not in lacking]
-    command = "python scripts/local_table.py FOLDER" + (f" --table {arms}" if arms != DEFAULT else "")
+    table_file = f"scripts/{arms.name}" if arms.resolve().parent == HERE else arms
+    command = f"python scripts/local_table.py FOLDER --table {table_file} --folds {folds}"
     unfinished = [name for name in names if name in lacking]
     print(write_page(table, whole, unfinished, corpus, pooled(whole), out, command))
     if failed:
@@ -184,16 +184,19 @@ def main(
 
 def jobs_of(table: Table, folds: int, out: Path, common: tuple[str, ...]) -> list[Job]:
     """Every arm on every fold. Raises RequestError for a teacher that is no arm before those who learn from it."""
-    taught = {name for arm in table.arms if arm.combine is None for name in arm.teachers}
+    asked: dict[tuple[str, int], int] = {}
+    for arm in table.arms:
+        for name in arm.teachers if arm.combine is None else ():
+            for fold in _folds(arm, folds):
+                asked[name, fold] = max(arm.views, asked.get((name, fold), 0))
     made = dict[tuple[str, int], Job]()
     for arm in table.arms:
-        views = table.views if arm.name in taught else None
         for fold in _folds(arm, folds):
             for name in arm.teachers:
                 if (name, fold) not in made:
                     raise unknown_name("arm before it", name, {n for n, _ in made}, where=f"teachers of {arm.name}")
             teachers = tuple(made[name, fold] for name in arm.teachers)
-            made[arm.name, fold] = Job(arm, fold, out, common, teachers, views)
+            made[arm.name, fold] = Job(arm, fold, out, common, teachers, asked.get((arm.name, fold)))
     return list(made.values())
 
 

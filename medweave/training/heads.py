@@ -79,7 +79,7 @@ def _learn(work: Work, recipe: HeadRecipe, name: str, objectives: Objectives) ->
         batch = work.batch(stored.loader.order, share)
         read = work.ranks.gather(stored.read(step))
         losses = backward(stored.towers, objectives, share, batch, read, work.ranks)
-        step_(optimiser, work.model, work.settings.optimiser.clip)
+        step_(optimiser, work.model, objectives, work.settings.optimiser.clip)
     if work.ranks.first:
         shown = ", ".join(f"{name} loss {float(loss):.3g}" for name, loss in losses.items())
         say(f"{name}: {recipe.steps} steps on stored outputs of {len(stored.place)} images; {shown}")

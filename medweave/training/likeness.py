@@ -16,7 +16,11 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from medweave.training.tiles import SMALLEST_SUM, tiles
+from medweave.errors import UserError
+from medweave.training.tiles import tiles
+
+# A smaller sum of exponentials has lost its small terms.
+SMALLEST_SUM = {torch.float32: 1e-30, torch.float64: 1e-300}
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,12 @@ class _Divergences(Function):
         if sums is None:
             doubles = [Matrix(t.left.double(), t.right.double(), t.scale) for t in teachers]
             value, sums = _forward(left.double(), right.double(), scale.double(), doubles, others)
-            assert sums is not None
             teachers = doubles
+        if sums is None:
+            raise UserError(
+                f"logits of scale {max(float(scale), *(t.scale for t in teachers)):.0f} leave the range of numbers",
+                todo="give the teacher a lower `scale`, or the objective less sharpness",
+            )
         ctx.teachers, ctx.sums = teachers, sums
         ctx.save_for_backward(left, right, scale)
         return value.to(left)
@@ -120,7 +128,8 @@ class _Sums:
     @property
     def in_range(self) -> bool:
         """Whether nothing overflowed or lost its small terms."""
-        return all(bool(((sums > SMALLEST_SUM) & sums.isfinite()).all()) for sums in (self.rows, self.columns))
+        least = SMALLEST_SUM[self.rows.dtype]
+        return all(bool(((sums > least) & sums.isfinite()).all()) for sums in (self.rows, self.columns))
 
     @property
     def logs(self) -> Tensor:

@@ -1,8 +1,9 @@
 """What a run says while it goes on: log.jsonl, TensorBoard, Weights & Biases if it is installed and switched on, a bar.
 
 Lines of log.jsonl, each with `kind` and `step` (steps made):
-train       loss, losses by name, lr (the highest of all groups), gradient (norm before clipping), scale, bias, images,
-            epoch, images_per_second, wait (share of the time spent waiting for data), seconds
+train       loss, losses by name, floors (what no student could go below on this batch, where that is known and not
+            0), lr (the highest of all groups), gradient (norm before clipping), scale, bias, images, epoch,
+            images_per_second, wait (share of the time spent waiting for data), seconds
 validation  macro_auroc, balanced_accuracy (means over sources), sources: name -> the two
 counts      as counts.json, once an epoch
 """

@@ -115,9 +115,12 @@ def _steps(work: Work, log: Log | None) -> None:
 
 
 class _Made(NamedTuple):
-    """One optimiser step: its losses, the norm of their gradient, and the share of samples that each teacher told."""
+    """One optimiser step: its losses, what they could not go below (where a line of the log is due), the norm of their
+    gradient, and the share of samples that each teacher told.
+    """
 
     losses: Losses
+    floors: Losses
     norm: torch.Tensor
     taught: dict[str, float]
 
@@ -126,11 +129,12 @@ def _step(work: Work, share: Share) -> _Made:
     read = _readable(share, work.ranks)
     batch = work.batch(work.data.order, share)
     losses = backward(work.towers, work.objectives, share, batch, read, work.ranks)
-    norm = step_(work.optimiser, work.model, work.settings.optimiser.clip)
+    norm = step_(work.optimiser, work.model, work.objectives, work.settings.optimiser.clip)
     if work.average is not None:
         work.average.update(_in_branch(work))
     taught = {name: float(rows.covered.float().mean()) for name, rows in batch.rows.items()}
-    return _Made(losses, norm, taught)
+    told = _due(work.step + 1, work.settings.log, work.settings.total_steps)
+    return _Made(losses, work.objectives.floors(batch) if told else {}, norm, taught)
 
 
 def _readable(share: Share, ranks: Ranks) -> torch.Tensor:
@@ -151,6 +155,7 @@ def _line(work: Work, made: _Made) -> dict[str, Any]:
     return {
         "loss": sum(values.values()),
         "losses": values,
+        "floors": {name: float(floor) for name, floor in made.floors.items()},
         "lr": max(group["lr"] for group in work.optimiser.param_groups),
         "gradient": float(made.norm),
         "scale": work.model.logit_scale.exp().item(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -147,6 +147,13 @@ class Objective(nn.Module, ABC):
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
         """Named scalars, already weighted; their sum is trained."""
 
+    def floors(self, batch: Batch) -> Losses:
+        """What no student could go below on this batch, of the losses where that is known and not 0."""
+        return {}
+
+    def settle(self) -> None:
+        """Put its own parameters back where they must be, after each step."""
+
 
 class Objectives(nn.Module):
     """All losses of a recipe, as one. menu_captions: of every finding, that are wanted at each step; 0: none."""
@@ -174,6 +181,20 @@ class Objectives(nn.Module):
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
         """The losses of all objectives by name."""
         return {name: loss for part in self.parts for name, loss in part(student, batch).items()}
+
+    def floors(self, batch: Batch) -> Losses:
+        """The floors of all objectives by the name of the loss."""
+        return {name: floor for part in self._each() for name, floor in part.floors(batch).items()}
+
+    def settle(self) -> None:
+        """Put all objectives' parameters back where they must be."""
+        for part in self._each():
+            part.settle()
+
+    def _each(self) -> Iterator[Objective]:
+        for part in self.parts:
+            assert isinstance(part, Objective)
+            yield part
 
 
 def build(recipe: ObjectiveRecipe, given: Given) -> Objective:

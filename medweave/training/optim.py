@@ -69,14 +69,15 @@ def set_rate(optimiser: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = factor * group["peak"]
 
 
-def step_(optimiser: torch.optim.AdamW, model: DualModel, clip: float | None) -> Tensor:
-    """Clip, step, keep the logit scale at 100 or below, forget the gradient. Returns the gradient's norm, unclipped."""
+def step_(optimiser: torch.optim.AdamW, model: DualModel, objectives: Objectives, clip: float | None) -> Tensor:
+    """Clip, step, keep all scales at 100 or below, forget the gradient. Returns the gradient's norm, unclipped."""
     parameters = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
     norm = nn.utils.clip_grad_norm_(parameters, clip if clip is not None else math.inf)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     with torch.no_grad():
         model.logit_scale.clamp_(max=MOST_SCALE)
+    objectives.settle()
     return norm
 
 

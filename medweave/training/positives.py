@@ -43,10 +43,24 @@ class Positives:
         own = (image[alone] * text[alone]).sum()
         return own + (self._sum_by_set(image) * (self.likeness @ self._sum_by_set(text))).sum()
 
+    @property
+    def entropy(self) -> Tensor:
+        """Mean entropy of the images' targets over texts and of the texts' over images: no cross-entropy is less."""
+        return (self._entropy(self.likeness) + self._entropy(self.likeness.T)) / 2
+
+    def _entropy(self, likeness: Tensor) -> Tensor:
+        weights, counts = self._weights(likeness)
+        each = -(torch.special.xlogy(weights, weights) @ counts)
+        return each[self.sets].mean()
+
+    def _weights(self, likeness: Tensor) -> tuple[Tensor, Tensor]:
+        """The weight of a sample of each set in each set's targets, [S, S], and how many samples sets have, [S]."""
+        counts = torch.bincount(self.sets, minlength=len(likeness)).to(likeness)
+        return likeness / (likeness @ counts).clamp_min(1e-12)[:, None], counts
+
     def _mean_of(self, rows: Tensor, likeness: Tensor) -> Tensor:
-        counts = torch.bincount(self.sets, minlength=len(likeness)).to(rows)
-        weights = likeness / (likeness @ counts).clamp_min(1e-12)[:, None]
-        means = (weights @ self._sum_by_set(rows))[self.sets]
+        weights, _ = self._weights(likeness)
+        means = (weights.to(rows) @ self._sum_by_set(rows))[self.sets]
         alone = self.sets == len(likeness) - 1
         return torch.where(alone[:, None], rows, means)
 

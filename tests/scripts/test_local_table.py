@@ -83,12 +83,12 @@ def test_a_job_is_done_once_and_a_failure_leaves_the_others(script, jobs, monkey
 
 def learning(script, tmp_path, teachers):
     """Jobs of an arm that learns from these, on two folds, after two specialists."""
-    tree = {"reference": "a", "views": 2, "comparisons": []}
+    tree = {"reference": "a", "comparisons": []}
     arms = [
         {"name": name, "recipe": "local-images", "overrides": [f"train.modalities=[{name}]"]} for name in ("ct", "oct")
     ]
     taught = ["train.objectives=[{kind: menu}, {kind: answer}]"]
-    student = {"name": "student", "recipe": "local-images", "teachers": teachers, "overrides": taught}
+    student = {"name": "student", "recipe": "local-images", "teachers": teachers, "views": 2, "overrides": taught}
     table = script.Table.model_validate(tree | {"arms": [*arms, student]})
     return script.jobs_of(table, 2, tmp_path / "out", script._common(tmp_path, tmp_path / "out", 640))
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from medweave.errors import UserError
 from medweave.training import tiles
 from medweave.training.likeness import Matrix, divergences
 
@@ -60,6 +61,25 @@ def test_a_range_that_single_precision_lacks():
     assert torch.isfinite(value).all() and torch.allclose(value.double(), expected, rtol=1e-4, atol=1e-3)
     for own, right in zip(slopes, expected_slopes, strict=True):
         assert (own - right).norm() <= 1e-4 * right.norm() + 1e-6
+
+
+def test_one_pair_far_below_all_others():
+    """Its exponentials are e-88 where those of the others are 1: what double precision is asked for must hold there."""
+    left = torch.eye(16)[:12]
+    right = 0.94 * left + 0.34 * torch.eye(16)[15]
+    right[0] = torch.eye(16)[13]
+    right = torch.nn.functional.normalize(right, dim=-1)
+    teachers = [Matrix(unit(12, 4), unit(12, 4, seed=5), 100.0)]
+    (value, slopes), (expected, expected_slopes) = both(left, right, torch.tensor(100.0), teachers)
+    assert torch.allclose(value.double(), expected, rtol=1e-4, atol=1e-3)
+    for own, right_slope in zip(slopes, expected_slopes, strict=True):
+        assert (own - right_slope).norm() <= 1e-4 * right_slope.norm() + 1e-6
+
+
+def test_a_range_that_no_number_has_is_told():
+    left = unit(12, 4)
+    with pytest.raises(UserError, match="logits of scale 900 leave the range"):
+        divergences(left, left, torch.tensor(10.0), [Matrix(left, -left, 900.0)])
 
 
 def test_the_same_matrix_is_no_distance_away():

@@ -70,7 +70,7 @@ def test_a_step_is_torchs_own_with_clipping(work_of):
     other = parameter.detach().clone().requires_grad_()
     parameter.grad = torch.ones_like(parameter)
     other.grad = parameter.grad / parameter.grad.norm() * 0.2
-    norm = step_(optimiser, work.model, clip=0.2)
+    norm = step_(optimiser, work.model, work.objectives, clip=0.2)
     assert float(norm) == pytest.approx(math.sqrt(parameter.numel()), rel=1e-5)
     torch.optim.AdamW([other], lr=0.005, betas=recipe.betas, eps=recipe.eps, weight_decay=0.1).step()
     assert torch.allclose(parameter, other, atol=1e-6) and parameter.grad is None
@@ -80,7 +80,7 @@ def test_the_scale_stays_below_a_hundred(work_of):
     work = work_of()
     with torch.no_grad():
         work.model.logit_scale.fill_(9.0)
-    step_(work.optimiser, work.model, None)
+    step_(work.optimiser, work.model, work.objectives, None)
     assert work.model.logit_scale.exp().item() == pytest.approx(100)
 
 

@@ -53,6 +53,8 @@ def test_targets_equal_the_naive_table(labels):
     assert torch.allclose(positives.image_targets(rows), of_texts @ rows, atol=1e-5)
     assert torch.allclose(positives.weighted_sum_of_pairs(rows, others), (target * (rows @ others.T)).sum(), atol=1e-4)
     assert torch.equal(positives.ignored[positives.sets][:, positives.sets], ignored)
+    entropies = [-torch.xlogy(one, one).sum() / len(labels) for one in (of_images, of_texts)]
+    assert torch.allclose(positives.entropy, sum(entropies) / 2, atol=1e-5)
 
 
 def test_two_pneumonias_are_positives_and_an_unknown_label_is_ignored():

@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from medweave.errors import RequestError
 from medweave.training.likeness import Matrix, divergences
 from medweave.training.objective import Batch, Embeddings, Given, Losses, Objective, ObjectiveRecipe, shares
 
@@ -38,6 +39,8 @@ class Affinity(Objective):
             for name, teacher in given.teachers.items()
             if teacher.scale is not None and len(teacher.sides) == 2
         }
+        if given.teachers and not self.scales:
+            raise RequestError("affinity needs a teacher with both towers", where="train.teachers")
 
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
         """{"affinity/NAME": scalar}. Samples that a teacher does not cover take no part, as rows or as columns."""
@@ -57,8 +60,6 @@ def by_teacher(
 
     left, right: [B, D]. teachers: name -> gate [B] and matrix. others: a sample is not compared with itself.
     """
-    if not teachers:
-        return {}
     dealt = shares(torch.stack([gate.to(left) for gate, _ in teachers.values()]))
     losses: Losses = {}
     for names, kept in _by_cover({name: gate for name, (gate, _) in teachers.items()}):

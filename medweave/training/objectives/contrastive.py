@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from medweave.training.objective import Batch, Embeddings, Given, Objective, ObjectiveRecipe
+from medweave.training.objective import Batch, Embeddings, Given, Losses, Objective, ObjectiveRecipe
 from medweave.training.positives import Positives, positives_of
 from medweave.training.tiles import Ignore, log_sums, softplus_sum
 
@@ -42,6 +42,12 @@ class Contrastive(Objective):
         positives = positives_of(batch.labels, student.image.device) if by_label else None
         loss = softmax_loss if self.recipe.head == "softmax" else sigmoid_loss
         return {"contrastive": self.recipe.weight * loss(student, positives)}
+
+    def floors(self, batch: Batch) -> Losses:
+        """The entropy of targets that are shared by several samples."""
+        if self.recipe.targets == "caption" or self.recipe.head == "sigmoid":
+            return {}
+        return {"contrastive": self.recipe.weight * positives_of(batch.labels).entropy}
 
 
 def softmax_loss(student: Embeddings, positives: Positives | None = None) -> Tensor:

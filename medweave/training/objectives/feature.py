@@ -3,8 +3,8 @@
 Targets are standardised (PHI-S, arXiv 2410.01680), image and text each in its own way, so that no teacher weighs more
 for the size of its vectors and no narrow cone hides what tells two samples apart. The distance is cosine and smooth-L1
 in equal shares, divided by what the teacher's mean row would get, a running mean: 1 means nothing learnt, 0 all, and
-no teacher weighs more because its rows lie further apart. A head is given rows of length √D, not 1: its numbers and
-the target's are then of one size from the first step.
+no teacher weighs more because its rows lie further apart. A head, or a standardised target, is given rows of length √D,
+not 1: their numbers and the target's are then of one size from the first step.
 Teacher dropping (UNIC, arXiv 2408.05088): of the teachers that cover a sample the worst learnt is kept, each other is
 left out with a chance. Lower is better; 0 when the student tells every row.
 B samples of the global batch, D student width, E teacher width, K teachers.
@@ -20,6 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medweave.errors import RequestError
 from medweave.seeds import seed_of
 from medweave.training.objective import (
     Batch,
@@ -58,8 +59,16 @@ class Feature(Objective):
         self.recipe, self.names, self.teachers = recipe, list(given.teachers), given.teachers
         self.heads = nn.ModuleDict()
         for name, teacher in given.teachers.items():
-            for side in teacher.sides if recipe.heads else []:
-                self.heads[f"{name}:{side}"] = _head(given.width, len(getattr(teacher, side).mean), recipe.hidden)
+            for side in teacher.sides:
+                wide = len(getattr(teacher, side).mean)
+                if recipe.heads:
+                    self.heads[f"{name}:{side}"] = _head(given.width, wide, recipe.hidden)
+                elif wide != given.width:
+                    raise RequestError(
+                        f"without heads {name}, {wide} wide, cannot be told by a student {given.width} wide",
+                        where="train.objectives",
+                        todo="set the feature objective's `heads: true`",
+                    )
         self.register_buffer("spread", torch.zeros(len(self.names), 2))
 
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
@@ -78,8 +87,10 @@ class Feature(Objective):
         for place, side in enumerate(sides):
             target, mean = self._target(rows, getattr(self.teachers[name], side), side, covered)
             told = getattr(student, side)
+            if self.recipe.heads or self.recipe.standardise:
+                told = told * math.sqrt(told.shape[1])
             if self.recipe.heads:
-                told = self.heads[f"{name}:{side}"](told * math.sqrt(told.shape[1]))
+                told = self.heads[f"{name}:{side}"](told)
             known = target[covered.nonzero()[:SOME, 0]]
             parts.append(distance(told, target) / self._spread(at, place, mean, known))
         return torch.where(covered, torch.stack(parts).mean(0), 0.0)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medweave.errors import RequestError
 from medweave.training.objective import Batch, Embeddings, Given, Losses, Objective, ObjectiveRecipe, shares
 from medweave.training.tiles import log_sums
 
@@ -35,6 +36,8 @@ class Interactive(Objective):
         self.recipe = recipe
         both = {name: teacher for name, teacher in given.teachers.items() if len(teacher.sides) == 2}
         self.names = list(both)
+        if given.teachers and not both:
+            raise RequestError("interactive needs a teacher with both towers", where="train.teachers")
         self.heads = nn.ModuleDict(
             {name: nn.Linear(given.width, len(of.image.mean)) for name, of in both.items() if of.image is not None}
         )
@@ -42,10 +45,8 @@ class Interactive(Objective):
 
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
         """{"interactive/NAME": scalar}. Samples that a teacher does not cover take no part."""
-        if not self.names:
-            return {}
         dealt = shares(torch.stack([batch.rows[name].gate.to(student.image) for name in self.names]))
-        scales = self.scales.clamp(max=MOST).exp()
+        scales = self.scales.exp()
         losses = {}
         for at, name in enumerate(self.names):
             rows, head = batch.rows[name], self.heads[name]
@@ -58,6 +59,11 @@ class Interactive(Objective):
             away = 0.5 * (crossed(image, rows.text[kept], scales[at]) + crossed(text, rows.image[kept], scales[at]))
             losses[f"interactive/{name}"] = self.recipe.weight * (dealt[at, kept] * away).sum() / len(student.image)
         return losses
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """The scales stay at 100 or below."""
+        self.scales.clamp_(max=MOST)
 
 
 def crossed(own: Tensor, others: Tensor, scale: Tensor) -> Tensor:

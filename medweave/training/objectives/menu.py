@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medweave.training.menu import PRESENT, UNKNOWN
-from medweave.training.objective import Batch, Embeddings, Given, Objective, ObjectiveRecipe
+from medweave.training.objective import Batch, Embeddings, Given, Losses, Objective, ObjectiveRecipe
 
 
 class MenuRecipe(ObjectiveRecipe):
@@ -45,6 +45,13 @@ class Menu(Objective):
         menu = functional.normalize(student.menu.mean(1), dim=-1)
         loss = menu_loss(student.image, menu, student.scale, batch.truth.to(student.image.device))
         return {"menu": self.recipe.weight * loss}
+
+    def floors(self, batch: Batch) -> Losses:
+        """The entropy of images that show several findings."""
+        assert batch.truth is not None
+        shown = (batch.truth == PRESENT).sum(1)
+        several = shown[shown > 0].float().log()
+        return {"menu": self.recipe.weight * several.mean()} if bool(several.any()) else {}
 
 
 def menu_loss(image: Tensor, menu: Tensor, scale: Tensor, truth: Tensor) -> Tensor:

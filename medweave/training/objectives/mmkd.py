@@ -2,8 +2,9 @@
 
 The paper's task loss stands beside it as `contrastive`; this file is 50 x the feature distance plus the interactive
 contrast, with one teacher for each sample, drawn at each step, that the student is not told: no heads, one frame.
-The paper projects each teacher by the first layer of an autoencoder; here it is the linear autoencoder of least error,
-the leading principal directions of each teacher's own rows, image and text together.
+The paper projects each teacher by the first layer of an autoencoder; here it is a linear autoencoder of least error:
+the leading principal directions of each teacher's own rows, image and text together, turned at random, for nothing ties
+the frame of one autoencoder to that of another.
 `temperature: shipped` is the code's fixed 2.659 = ln(1 / 0.07), a logarithm used as if it were none; `meant` is a scale
 that starts at 1 / 0.07 and learns, at 100 or below. Lower is better.
 B samples of the global batch, D student width, E teacher width, K teachers.
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from medweave.errors import RequestError
 from medweave.seeds import seed_of
-from medweave.training.objective import Batch, Embeddings, Given, Losses, Objective, ObjectiveRecipe, Teacher
+from medweave.training.objective import SIDES, Batch, Embeddings, Given, Losses, Objective, ObjectiveRecipe, Teacher
 from medweave.training.objectives.interactive import crossed
 
 FEATURE, START, MOST = 50.0, math.log(1 / 0.07), math.log(100)
@@ -45,7 +46,7 @@ class Mmkd(Objective):
         if not self.names:
             raise RequestError("mmkd needs a teacher with both towers", where="train.teachers")
         self.frames = nn.ParameterList(
-            nn.Parameter(frame(given.teachers[name], given.width), requires_grad=False) for name in self.names
+            nn.Parameter(turned(frame(given.teachers[name], given.width)), requires_grad=False) for name in self.names
         )
         learns = recipe.temperature == "meant"
         self.scale = nn.Parameter(torch.tensor(START), requires_grad=learns)
@@ -57,14 +58,32 @@ class Mmkd(Objective):
         if len(kept) < 2:
             return {"mmkd/feature": student.image.sum() * 0, "mmkd/interactive": student.text.sum() * 0}
         drawn = self._drawn(gates[:, kept], batch)
-        image, text = (self._targets(side, kept, drawn, batch) for side in ("image", "text"))
+        image, text = (self._targets(side, kept, drawn, batch) for side in SIDES)
         kept = kept.to(student.image.device)
         own_image, own_text = student.image[kept], student.text[kept]
         feature = (own_image - image).square().mean() + (own_text - text).square().mean()
-        scale = self.scale if self.recipe.temperature == "shipped" else self.scale.clamp(max=MOST).exp()
+        scale = self.scale if self.recipe.temperature == "shipped" else self.scale.exp()
         contrast = 0.5 * (crossed(own_image, text, scale) + crossed(own_text, image, scale)).mean()
         weight = self.recipe.weight
         return {"mmkd/feature": weight * FEATURE * feature, "mmkd/interactive": weight * contrast}
+
+    @torch.no_grad()
+    def floors(self, batch: Batch) -> Losses:
+        """Of the feature distance: rows of length 1 come no nearer to targets than these are from that length."""
+        gates = torch.stack([batch.rows[name].gate for name in self.names])
+        kept = (gates > 0).any(0).nonzero()[:, 0]
+        if len(kept) < 2:
+            return {}
+        drawn = self._drawn(gates[:, kept], batch)
+        targets = [self._targets(side, kept, drawn, batch) for side in SIDES]
+        least = sum((1 - target.norm(dim=1)).square().mean() / target.shape[1] for target in targets)
+        return {"mmkd/feature": self.recipe.weight * FEATURE * torch.as_tensor(least)}
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """The scale that learns stays at 100 or below."""
+        if self.recipe.temperature == "meant":
+            self.scale.clamp_(max=MOST)
 
     def _drawn(self, gates: Tensor, batch: Batch) -> Tensor:
         """One covering teacher for each sample: [B]."""
@@ -75,6 +94,11 @@ class Mmkd(Objective):
         """The drawn teacher's rows of one side in the student's width: [B, D]."""
         rows = [getattr(batch.rows[name], side)[kept] @ of for name, of in zip(self.names, self.frames, strict=True)]
         return torch.stack(rows)[drawn.to(rows[0].device), torch.arange(len(kept), device=rows[0].device)]
+
+
+def turned(frame: Tensor) -> Tensor:
+    """A frame [E, D] with its D directions turned into others that span the same, at random."""
+    return frame @ nn.init.orthogonal_(torch.empty(frame.shape[1], frame.shape[1]))
 
 
 def frame(teacher: Teacher, width: int) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from medweave.errors import RequestError
 from medweave.training.likeness import Matrix
 from medweave.training.objective import SIDES, Batch, Embeddings, Given, Losses, Objective, ObjectiveRecipe
 from medweave.training.objectives.affinity import by_teacher
@@ -40,12 +41,18 @@ class Relation(Objective):
             ]
             for side in SIDES
         }
+        if given.teachers and not any(self.sides.values()):
+            raise RequestError(
+                "relation needs a teacher with one tower", where="train.teachers", todo="or set its `which: all`"
+            )
 
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
         """{"relation/NAME/SIDE": scalar}. Samples that a teacher does not cover take no part."""
         scale = student.scale.new_tensor(self.recipe.scale)
         losses: Losses = {}
         for side, names in self.sides.items():
+            if not names:
+                continue
             found = {}
             for name in names:
                 rows = getattr(batch.rows[name], side)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity, smooth_l1_loss
 
+from medweave.errors import RequestError
 from medweave.training.objective import Batch, Embeddings, Given, Standard, Teacher, TeacherRows
 from medweave.training.objectives.feature import Feature, FeatureRecipe
 
@@ -64,6 +65,21 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn():
     batch = Batch(torch.arange(9), [None] * 9, rows={"twin": TeacherRows(torch.ones(9), row, row)})
     losses = objective(Embeddings(row, row, torch.tensor(10.0), torch.zeros(())), batch)
     assert losses["feature/twin"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_without_heads_a_standardised_row_can_be_told(given):
+    """It has length √E, and so have the student's rows then."""
+    six = replace(given, width=8, teachers={"both": given.teachers["both"]})
+    objective = Feature(FeatureRecipe(heads=False, drop=0.0), six)
+    target = torch.nn.functional.normalize(torch.randn(9, 8), dim=-1)
+    matrix = torch.eye(8) * 8**0.5
+    plain = Standard(torch.zeros(8), matrix, torch.eye(8) / 8)
+    objective.teachers = {"both": Teacher(30.0, plain, plain)}
+    batch = Batch(torch.arange(9), [None] * 9, rows={"both": TeacherRows(torch.ones(9), target, target)})
+    losses = objective(Embeddings(target, target, torch.tensor(10.0), torch.zeros(())), batch)
+    assert losses["feature/both"].item() == pytest.approx(0, abs=1e-6)
+    with pytest.raises(RequestError, match="without heads both, 8 wide, cannot be told by a student 6 wide"):
+        Feature(FeatureRecipe(heads=False), replace(six, width=6))
 
 
 def test_the_mean_row_costs_one(given, batch, student):

@@ -5,6 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from medweave.errors import RequestError
+from medweave.training.objective import Embeddings
 from medweave.training.objectives.mmkd import Mmkd, MmkdRecipe, frame
 
 
@@ -18,7 +19,7 @@ def test_values_are_the_papers_formulas(student, given, batch, temperature):
     image, text = (
         torch.stack(
             [
-                getattr(batch.rows[objective.names[t]], side)[i] @ frame(given.teachers[objective.names[t]], 6)
+                getattr(batch.rows[objective.names[t]], side)[i] @ objective.frames[t]
                 for i, t in enumerate(drawn.tolist())
             ]
         )
@@ -29,6 +30,55 @@ def test_values_are_the_papers_formulas(student, given, batch, temperature):
     contrast = sum(cross_entropy(scale * a @ b.T, right) for a, b in ((student.image, text), (student.text, image)))
     assert losses["mmkd/feature"].item() == pytest.approx(50 * feature.item(), rel=1e-4)
     assert losses["mmkd/interactive"].item() == pytest.approx(contrast.item() / 2, rel=1e-4)
+    inputs = [student.image, student.text]
+    slopes, right_slopes = (
+        torch.autograd.grad(total, inputs, retain_graph=True)
+        for total in (sum(losses.values()), 50 * feature + contrast / 2)
+    )
+    assert all(
+        torch.allclose(own, other, rtol=1e-4, atol=1e-5) for own, other in zip(slopes, right_slopes, strict=True)
+    )
+
+
+def test_what_no_teacher_covers_changes_nothing(student, given, batch):
+    """Beyond the seventh sample `some` covers nothing: its rows there may be anything."""
+    objective = Mmkd(MmkdRecipe(), given)
+    noise = replace(batch.rows["some"], image=batch.rows["some"].image.clone(), text=batch.rows["some"].text.clone())
+    noise.image[7:], noise.text[7:] = torch.nan, 99.0
+    slopes = [
+        torch.autograd.grad(sum(objective(student, one).values()), [student.image, student.text])
+        for one in (batch, replace(batch, rows={**batch.rows, "some": noise}))
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*slopes, strict=True))
+
+
+def test_no_rows_of_length_one_come_below_the_floor(given, batch):
+    """The best student points where its targets do; it gets just the floor."""
+    objective = Mmkd(MmkdRecipe(), given)
+    drawn = objective._drawn(torch.stack([batch.rows[name].gate for name in objective.names]), batch)
+    targets = [objective._targets(side, torch.arange(10), drawn, batch) for side in ("image", "text")]
+    best = [torch.nn.functional.normalize(target, dim=-1) for target in targets]
+    student = Embeddings(*best, torch.tensor(10.0), torch.zeros(()))
+    floor = objective.floors(batch)["mmkd/feature"].item()
+    assert floor > 0.01 and objective(student, batch)["mmkd/feature"].item() == pytest.approx(floor, rel=1e-4)
+
+
+def test_the_scale_comes_back_from_its_highest(student, given, batch):
+    objective = Mmkd(MmkdRecipe(temperature="meant"), given)
+    with torch.no_grad():
+        objective.scale.fill_(7.0)
+    objective.settle()
+    assert objective.scale.exp().item() == pytest.approx(100)
+    sum(objective(student, batch).values()).backward()
+    assert objective.scale.grad.abs() > 0
+
+
+def test_frames_of_two_teachers_have_nothing_to_do_with_each_other(given):
+    """A common cone of both must not lie on the same coordinate of both frames."""
+    frames = Mmkd(MmkdRecipe(), given).frames
+    spans = frame(given.teachers["both"], 6)
+    assert torch.allclose(frames[0] @ frames[0].T, spans @ spans.T, atol=1e-5)
+    assert not torch.allclose(frames[0], spans, atol=0.1)
 
 
 def test_one_teacher_is_drawn_for_each_sample_among_those_that_cover_it(given, batch):

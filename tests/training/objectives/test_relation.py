@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
+from medweave.errors import RequestError
 from medweave.training.objective import Embeddings
 from medweave.training.objectives.relation import Relation, RelationRecipe
 
@@ -18,6 +21,11 @@ def test_teachers_with_one_tower_teach_that_side(student, given, batch):
     assert losses["relation/eyes/image"].item() == pytest.approx(expected.item(), rel=1e-4)
     own, right = (torch.autograd.grad(x, student.image)[0] for x in (losses["relation/eyes/image"], expected))
     assert torch.allclose(own, right, rtol=1e-4, atol=1e-6)
+
+
+def test_it_needs_a_teacher_with_one_tower(given):
+    with pytest.raises(RequestError, match=r"relation needs a teacher with one tower.*which: all"):
+        Relation(RelationRecipe(), replace(given, teachers={"both": given.teachers["both"]}))
 
 
 def test_all_teachers_may_teach_both_sides(student, given, batch):
