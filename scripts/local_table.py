@@ -79,6 +79,9 @@ class Table(Section):
     """All arms, and what is compared with what."""
 
     reference: str = Field(description="arm that ablations and left-out sets are compared with")
+    against_oracle: list[str] = Field(
+        [], description="arms compared with the best of the teachers; none: the reference"
+    )
     arms: list[Arm]
     comparisons: list[Comparison]
 
@@ -129,7 +132,7 @@ class Job:
         return read(RECIPES / f"{self.arm.recipe}.yaml", [*self.common, *self.arm.overrides, *here])
 
     def inputs(self, corpus: Corpus) -> dict[str, str]:
-        """All that its figures depend on."""
+        """All that its figures depend on, but for the code of its training: a finished run stays as it is."""
         recipe = as_data(self.recipe)
         del recipe["corpus"], recipe["train"]["run"]  # the corpus counts by its hash, the place of a run not at all
         if self.learns:

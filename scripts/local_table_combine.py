@@ -31,6 +31,7 @@ def combine(job: Job) -> None:
     """Write the results of the arm's teachers together, as those of one model."""
     of = [(teacher, load(teacher.results)) for teacher in job.teachers]
     settings, out = job.recipe.evaluate, job.results
+    modality_of = {r["source"]: r["modality"] for _, results in of for r in results.results}
     made = Results(out, {"name": job.name, "of": [teacher.name for teacher in job.teachers]})
     with only_writer(out):
         for name in dict.fromkeys(r["benchmark"] for _, results in of for r in results.results):
@@ -42,7 +43,9 @@ def combine(job: Job) -> None:
             ]
             if not found:
                 continue
-            result, together = best(found) if job.arm.combine == "best" else mean(found)
+            modality = found[0][1]["modality"]
+            alike = [source for source, other in modality_of.items() if other == modality]
+            result, together = best(found, alike) if job.arm.combine == "best" else mean(found)
             predictions_.write(together, out / name / "predictions.parquet")
             numbers: dict[str, Any] = scoring.numbers(together, settings.draws, settings.seed)
             result = result | scoring.with_positive(numbers, result["positive"]) | {"model": job.name}
@@ -57,18 +60,26 @@ def knows(teacher: Job, modality: str) -> bool:
     return own is None or modality in own
 
 
-def best(found: Sequence[Answered]) -> tuple[Result, Predictions]:
-    """The answers of the teacher that validation says is the best on this set; the first of several alike."""
+def best(found: Sequence[Answered], alike: Sequence[str]) -> tuple[Result, Predictions]:
+    """The answers of the teacher that validation says is the best on this set, prompted.
+
+    Where several are alike, or nothing was measured, the best on all sets of the modality (`alike`).
+    """
     source = found[0][1]["source"]
-    _, result, answers = max(found, key=lambda one: validated(one[0], source))
+    _, result, answers = max(found, key=lambda one: (*validated(one[0], [source]), *validated(one[0], alike)))
     return result, answers
 
 
-def validated(teacher: Job, source: str) -> tuple[float, float]:
-    """AUROC and balanced accuracy of the weights that were kept, prompted on the validation part; -1 without any."""
+def validated(teacher: Job, sources: Sequence[str]) -> tuple[float, float]:
+    """Mean AUROC and balanced accuracy on the validation parts of some sets, of the weights kept; -1 without any."""
     lines = list(Run(teacher.folder).log("validation"))
-    figures = lines[-1]["sources"].get(source, {}) if lines else {}
-    return figures.get("macro_auroc", -1.0), figures.get("balanced_accuracy", -1.0)
+    figures = [lines[-1]["sources"][source] for source in sources if source in lines[-1]["sources"]] if lines else []
+
+    def mean_of(metric: str) -> float:
+        known = [one[metric] for one in figures if one.get(metric) is not None]
+        return float(np.mean(known)) if known else -1.0
+
+    return mean_of("macro_auroc"), mean_of("balanced_accuracy")
 
 
 def mean(found: Sequence[Answered]) -> tuple[Result, Predictions]:

@@ -1,11 +1,11 @@
-"""What a student is worth beside its teachers: inside the modalities of each, and as a share of the best of them.
+"""What students are worth beside their teachers: inside the modalities of each, and as a share of the best of them.
 
 A share is corrected for chance, (S - c) / (O - c): 1 where the student is as good as the oracle. D draws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,25 +45,29 @@ def against_teachers(
 ) -> tuple[str, list[dict[str, Any]]] | None:
     """The section of the page and its data; None without an oracle, or while an arm is missing."""
     oracle = next((arm for arm in table.arms if arm.combine == "best"), None)
-    if oracle is None or any(name not in pooled for name in (table.reference, oracle.name, *oracle.teachers)):
+    students = table.against_oracle or [table.reference]
+    if oracle is None or any(name not in pooled for name in (*students, oracle.name, *oracle.teachers)):
         return None
     own = {job.arm.name: job.recipe.train.modalities for job in jobs}
-    rows = []
+    kinds = {name: own[name] for name in oracle.teachers if own[name]}
+    rows = [row for student in students for row in _rows(student, oracle.name, kinds, pooled)]
+    return _text(rows, oracle.name), rows
+
+
+def _rows(
+    student: str, oracle: str, kinds: Mapping[str, Sequence[str]], pooled: Mapping[str, Path]
+) -> Iterator[dict[str, Any]]:
+    """One student by family, group of sets and metric. kinds: specialist -> its modalities."""
     for family in FAMILIES:
-        beside = _beside(family, [table.reference, oracle.name], pooled)
+        beside = _beside(family, [student, oracle], pooled)
         groups = {"all": beside, "without confounded": [one for one in beside if not one.facts["confounded"]]}
-        groups |= {
-            name: [one for one in beside if one.facts["modality"] in of]
-            for name in oracle.teachers
-            if (of := own[name])
-        }
+        groups |= {name: [one for one in beside if one.facts["modality"] in of] for name, of in kinds.items()}
         for group, sets in groups.items():
             for metric in SHOWN:
                 counted = [one for one in sets if one.defines(metric)]
                 if counted:
-                    figures = _figures(counted, metric, table.reference, oracle.name)
-                    rows.append({"family": family, "sets of": group, "metric": metric, "sets": len(counted)} | figures)
-    return _text(rows, table.reference, oracle.name), rows
+                    head = {"student": student, "family": family, "sets of": group, "metric": metric}
+                    yield head | {"sets": len(counted)} | _figures(counted, metric, student, oracle)
 
 
 def _beside(family: str, arms: Sequence[str], pooled: Mapping[str, Path]) -> list[Beside]:
@@ -86,7 +90,7 @@ def _figures(sets: Sequence[Beside], metric: str, student: str, oracle: str) -> 
     values = {arm: float(np.mean([one.each[arm].values[metric] for one in sets])) for arm in (student, oracle)}
     draws = {arm: mean_draws([one.each[arm].draws[metric] for one in sets]) for arm in (student, oracle)}
     return {
-        "student": _estimate(values[student], draws[student]),
+        "value": _estimate(values[student], draws[student]),
         "oracle": _estimate(values[oracle], draws[oracle]),
         "difference": _estimate(values[student] - values[oracle], draws[student] - draws[oracle]),
         "share": _estimate(
@@ -101,18 +105,21 @@ def _estimate(value: float, draws: Array) -> dict[str, float | None]:
     return {"value": value, "low": low, "high": high}
 
 
-def _text(rows: Sequence[Mapping[str, Any]], student: str, oracle: str) -> str:
-    head = ["by", "sets of", "metric", "sets", student, oracle, "difference", "share of what is above chance"]
+def _text(rows: Sequence[Mapping[str, Any]], oracle: str) -> str:
+    head = ["student", "by", "sets of", "metric", "sets", "mean", oracle, "difference", "share of what is above chance"]
     cells = [
         [
+            row["student"],
             {"corpus-zero-shot": "prompts", "corpus-probe": "probe"}[row["family"]],
             row["sets of"],
             METRICS[row["metric"]],
             str(row["sets"]),
-            *(with_interval(row[name]) for name in ("student", "oracle")),
-            *(with_interval(row[name]) for name in ("difference", "share")),
+            *(with_interval(row[name]) for name in ("value", "oracle", "difference", "share")),
         ]
         for row in rows
     ]
-    note = "The oracle takes, for each set and fold, the teacher that is best on the validation part."
-    return "\n\n".join([f"## {student} against the best of its teachers", note, Grid(head, cells, text=3).markdown()])
+    note = (
+        "The oracle takes, for each set and fold, the teacher that is best on the validation part by prompts, for the "
+    )
+    note += "probe as well."
+    return "\n\n".join(["## Against the best of the teachers", note, Grid(head, cells, text=4).markdown()])

@@ -22,6 +22,7 @@ from medweave.corpus.captions.bank import Bank, shipped
 from medweave.errors import UserError
 from medweave.files import only_writer
 from medweave.models import folder
+from medweave.models.teachers.licences import continued
 from medweave.progress import say
 from medweave.recipe import as_data, recipe_hash
 from medweave.training import checkpoint, distributed, soup
@@ -217,7 +218,9 @@ def _facts(work: Work) -> dict[str, Any]:
     path = str(corpus.path.resolve() if isinstance(corpus.path, Path) else corpus.path)
     unseen = sorted({stratum.source for stratum in corpus.strata} - set(work.data.mix.sources))
     trained_on = {"corpus": corpus.hash, "path": path, "part": as_data(settings.data), "leave_out": unseen}
-    inherited = work.data.inherited
+    inherited, start = work.data.inherited, work.model.facts
+    if section(work.recipe, "model").start is not None:
+        inherited = continued(inherited, start)
     return {
         "name": work.recipe.name,
         "domains": settings.modalities,
@@ -225,7 +228,10 @@ def _facts(work: Work) -> dict[str, Any]:
         "licence_class": inherited.licence_class,
         "binds_students": inherited.binds_students,
         "inherits": list(inherited.sentences),
-        "teachers": [one.facts for one in work.data.teachers.taught] if work.data.teachers is not None else [],
+        "teachers": [
+            *start.get("teachers", ()),
+            *(one.facts for one in (work.data.teachers.taught if work.data.teachers is not None else ())),
+        ],
         "recipe": recipe_hash(work.recipe),
         "trained_on": trained_on,
         "places": _places(work),

@@ -31,7 +31,7 @@ from medweave.features.rows import Rows
 from medweave.features.store import Features, open_features
 from medweave.features.views import Views
 from medweave.files import hash_of
-from medweave.models.teachers.catalogue import UNKNOWN, card
+from medweave.models.teachers.catalogue import UNKNOWN, card, cards
 from medweave.models.teachers.licences import Terms, terms_of
 from medweave.progress import say
 from medweave.training.captions import Caption
@@ -114,16 +114,18 @@ class Taught:
 
     @property
     def terms(self) -> Terms:
-        """Its licence, as the catalogue has it or the model itself states it."""
+        """Its licence, as the catalogue has it now, else as the model stated it when its rows were made."""
         teacher = self.features.stamp.teacher
-        if teacher.reference.startswith(CATALOGUE):
-            return terms_of(card(teacher.reference.removeprefix(CATALOGUE).partition("@")[0]), self.name)
+        named = teacher.reference.removeprefix(CATALOGUE).partition("@")[0]
+        if teacher.reference.startswith(CATALOGUE) and named in cards():
+            return terms_of(card(named), self.name)
         return Terms(
             name=self.name,
             title=teacher.name,
             licence=teacher.licence or UNKNOWN,
             licence_class=teacher.licence_class or "unknown",
             reaches_models_trained_on_outputs=UNKNOWN if teacher.binds_students is None else teacher.binds_students,
+            same_data=teacher.trained_on is not None and teacher.trained_on["corpus"] == self.features.corpus.hash,
         )
 
     @property

@@ -210,12 +210,12 @@ def answers(results, source, modality, right, shift=0.0):
 
 @pytest.fixture
 def teachers(script, tmp_path):
-    """Two teachers: the specialist is better on its own set, a; validation likes the other one on b."""
-    specialist, own = teacher_of("specialist", ["ct"], {"a": 0.9}, tmp_path)
-    generalist, others = teacher_of("generalist", None, {"a": 0.8, "b": 0.7}, tmp_path)
-    made = {}
-    for results, rights in ((own, (0.95, 0.99)), (others, (0.75, 0.8))):
-        for (source, modality), right in zip((("a", "ct"), ("b", "mri")), rights, strict=True):
+    """Two teachers. Test images say: the specialist everywhere. Validation says: on a; on c the other one; d: alike."""
+    specialist, own = teacher_of("specialist", ["ct"], {"a": 0.9, "c": 0.6, "d": 0.5}, tmp_path)
+    generalist, others = teacher_of("generalist", None, {"a": 0.8, "b": 0.7, "c": 0.8, "d": 0.5}, tmp_path)
+    made, sets = {}, (("a", "ct"), ("b", "mri"), ("c", "ct"), ("d", "ct"))
+    for results, rights in ((own, (0.95, 0.99, 0.9, 0.9)), (others, (0.75, 0.8, 0.6, 0.6))):
+        for (source, modality), right in zip(sets, rights, strict=True):
             made[results.model["name"], source] = answers(results, source, modality, right, right)
         results.write(100, 0)
     return [specialist, generalist], made
@@ -245,6 +245,9 @@ def test_teachers_together_are_the_best_by_validation_or_their_mean(script, teac
     assert np.allclose(both, one if how == "best" else np.exp(log_softmax(one, 1)), atol=1e-6), (
         "specialists know theirs"
     )
+    if how == "best":
+        for source in ("c", "d"):  # on all of its modality validation prefers the generalist
+            assert np.allclose(found[source], made["generalist", source].scores["all"])
     right = {r["source"]: r["metrics"]["balanced_accuracy"]["value"] for r in results.results}
     assert right["b"] == pytest.approx(0.8)
 
@@ -266,11 +269,11 @@ def test_shares_of_the_oracle_are_corrected_for_chance(script, teachers, tmp_pat
     named = [SimpleNamespace(arm=SimpleNamespace(name=one.name.rpartition("-")[0]), recipe=one.recipe) for one in jobs]
     text, rows = local_table_teachers.against_teachers(table, named, pooled)
     of = {(row["sets of"], row["metric"]): row for row in rows}
-    student, oracle = (0.75 + 0.8) / 2, (0.95 + 0.8) / 2
+    student, oracle = (0.75 + 0.8 + 0.6 + 0.6) / 4, (0.95 + 0.8 + 0.6 + 0.6) / 4
     row = of["all", "balanced_accuracy"]
     assert row["share"]["value"] == pytest.approx((student - 0.5) / (oracle - 0.5))
     assert row["share"]["low"] < row["share"]["value"] < row["share"]["high"]
-    assert of["specialist", "balanced_accuracy"]["difference"]["value"] == pytest.approx(0.75 - 0.95)
-    assert of["without confounded", "balanced_accuracy"]["sets"] == 1
-    assert "| prompts | specialist | balanced accuracy | 1 | 0.750" in text
+    assert of["specialist", "balanced_accuracy"]["difference"]["value"] == pytest.approx((0.75 - 0.95) / 3)
+    assert of["without confounded", "balanced_accuracy"]["sets"] == 3
+    assert "| generalist | prompts | specialist | balanced accuracy | 3 | 0.650" in text
     assert local_table_teachers.against_teachers(table, named, {}) is None

@@ -111,6 +111,20 @@ def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(recipe_of, c
         train(recipe_of(train={"batch": 8}))
 
 
+def test_a_model_that_goes_on_from_another_keeps_what_binds_that(recipe_of, tmp_path):
+    first = train(recipe_of(train={"run": str(tmp_path / "first"), "steps": 2}))
+    card = first.model / "medweave.json"
+    held = json.loads(card.read_text())
+    earlier = {"name": "a", "weights": "b"}
+    held["facts"] |= {"licence_class": "no-derivatives", "binds_students": True, "teachers": [earlier]}
+    card.write_text(json.dumps(held))
+    second = train(recipe_of(train={"run": str(tmp_path / "second"), "steps": 2}, model={"start": str(first.path)}))
+    facts = json.loads((second.model / "medweave.json").read_text())["facts"]
+    assert facts["licence_class"] == "no-derivatives" and facts["binds_students"] and facts["teachers"] == [earlier]
+    assert "no adapted copies" in facts["inherits"][0]
+    assert "Goes on from tiny (class no-derivatives)." in facts["inherits"]
+
+
 def test_a_checkpoint_of_another_architecture_is_refused(recipe_of, tmp_path):
     from medweave.training import checkpoint
 

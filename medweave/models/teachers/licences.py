@@ -2,13 +2,14 @@
 
 A teacher stops a distillation unless the recipe accepts it by name (`train.teachers.accept: [NAME]`) when its licence
 is unknown, forbids commerce or derivatives or anything but research, or binds models that are trained on its outputs.
-What the student's own training data are bound to anyway, needs no word more.
+A run on the student's own corpus is bound by its data, which were accepted when that was built: no word more for them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from medweave.errors import RequestError, unknown_name
 from medweave.models.teachers.catalogue import UNKNOWN, Card, LicenceClass, Maybe, words
@@ -23,6 +24,7 @@ ORDER: tuple[LicenceClass, ...] = (
     "unknown",
 )
 HARMLESS = ("open", "share-alike")
+_WHOLE = "Licence class "
 MEANING = {
     "open": "data and teachers allow any use, with attribution where asked",
     "share-alike": "a licence of its data or teachers asks to share what is made from it on the same terms",
@@ -35,13 +37,14 @@ MEANING = {
 
 @dataclass(frozen=True)
 class Terms:
-    """What counts here of a teacher. Fields as in its card."""
+    """What counts here of a teacher. Fields as in its card. same_data: it was trained on the student's own corpus."""
 
     name: str
     title: str
     licence: Maybe[str]
     licence_class: LicenceClass
     reaches_models_trained_on_outputs: Maybe[bool]
+    same_data: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,13 +88,29 @@ def inherited(
     strictest: LicenceClass = max(classes, key=ORDER.index, default="open")
     sentences = (_sentence(one, own) for one in teachers)
     binds = any(one.reaches_models_trained_on_outputs is not False for one in teachers)
-    return Inherited(strictest, binds, (f"Licence class {strictest}: {MEANING[strictest]}.", *sentences))
+    return Inherited(strictest, binds, (_whole(strictest), *sentences))
+
+
+def continued(found: Inherited, start: Mapping[str, Any]) -> Inherited:
+    """What a student inherits that goes on from another model. start: facts of that model, as its card states them."""
+    earlier: LicenceClass = start.get("licence_class", "unknown")
+    strictest: LicenceClass = max((found.licence_class, earlier), key=ORDER.index)
+    whole, *teachers = found.sentences
+    if strictest != found.licence_class:
+        whole = _whole(strictest)
+    begun = f"Goes on from {start.get('name') or 'a model without a name'} (class {earlier})."
+    before = [sentence for sentence in start.get("inherits", ()) if not sentence.startswith(_WHOLE)]
+    binds = found.binds_students or start.get("binds_students", True) is not False
+    return Inherited(strictest, binds, (whole, *teachers, begun, *before))
 
 
 def objections(terms: Terms, own: Collection[LicenceClass] = ()) -> list[str]:
-    """What in a teacher's terms stops a distillation; nothing for one that anybody may learn from."""
+    """What in a teacher's terms stops a distillation; nothing for one that anybody may learn from.
+
+    own: classes of the student's data.
+    """
     found = []
-    if terms.licence_class not in (*HARMLESS, *own):
+    if terms.licence_class not in (*HARMLESS, *(own if terms.same_data else ())):
         known = f"its licence ({words(terms.licence)}) is {terms.licence_class}"
         found.append("its licence is not known" if terms.licence_class == "unknown" else known)
     if terms.reaches_models_trained_on_outputs is True:
@@ -99,6 +118,10 @@ def objections(terms: Terms, own: Collection[LicenceClass] = ()) -> list[str]:
     elif terms.reaches_models_trained_on_outputs is UNKNOWN:
         found.append("whether its terms bind models trained on its outputs is not known")
     return found
+
+
+def _whole(strictest: LicenceClass) -> str:
+    return f"{_WHOLE}{strictest}: {MEANING[strictest]}."
 
 
 def _sentence(one: Terms, own: Collection[LicenceClass]) -> str:
