@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -50,14 +51,16 @@ Which = Literal["clips_output", "clips_project_output"]
 Line = Mapping[str, Any]
 META = "meta.jsonl"
 SIDES = ("_img", "_txt")  # what the names of vectors end with
+WITNESSES = 5  # files that are asked how wide a teacher's vectors are
+CHUNK = 1 << 16  # values of a column that are held as objects
 TOLERANCE = 0.01  # how far the length of a vector of clips_output may be from 1
 
 
 def convert(folder: Path, corpus: Corpus, which: Which = "clips_output", root: Path | None = None) -> list[Features]:
     """Convert all teachers of a published folder, or go on where that stopped; the rows of each.
 
-    A file that cannot be read is told by the stamp, as unread. Raises RequestError for a folder without meta.jsonl and
-    where other rows lie under a teacher's name, UserError for a line that is no sample.
+    What cannot be read is told by the stamp, as unread. Raises RequestError for a folder without meta.jsonl and where
+    other rows lie under a teacher's name, UserError for a line that is no sample, and where nothing is covered.
     """
     published = Published(folder, which)
     work = [_begun(published, teacher, corpus, root) for teacher in published.widths]
@@ -65,7 +68,12 @@ def convert(folder: Path, corpus: Corpus, which: Which = "clips_output", root: P
     for shard in track(shards, f"shards, {len(work)} teachers of {folder}", len(shards)):
         if any(_made(corpus, one, shard) is None for one in work):
             _convert_shard(published, corpus, work, shard)
-    return [_finished(corpus, one) for one in work]
+    made = [_finished(corpus, one) for one in work]
+    if not any(one.covered(numbers).any() for one in made for numbers in one.pieces()):
+        raise UserError(
+            "no sample of the corpus has rows there", where=folder, todo="build the corpus from the published pictures"
+        )
+    return made
 
 
 class Published:
@@ -76,8 +84,7 @@ class Published:
         if not self.meta.is_file():
             raise RequestError(f"no {META}", where=folder, todo="name the folder that holds it")
         self.hash = hash_of_file(self.meta)
-        self.widths: dict[str, int] = {}
-        self.ids, self.places = self._index()
+        self.ids, self.places, self.widths = self._index()
 
     def line(self, sample: str) -> Line | None:
         """The line of the sample of a corpus; None where none of the parts of its id is published."""
@@ -90,25 +97,35 @@ class Published:
                     return found
         return None
 
-    def vectors(self, line: Line) -> dict[str, Rows]:
-        """teacher -> its vectors of a sample's image and text, [2, d].
+    def vectors(self, line: Line) -> tuple[dict[str, Rows], dict[str, str]]:
+        """teacher -> its vectors of a sample's image and text, [2, d]; and teacher -> why they cannot be taken.
 
         Raises DamagedError for a file that is missing, holds anything but tensors, or lies outside the folder.
         """
+        found, problems = {}, {}
+        held = self._held(line)
+        for teacher in line["available_clips"]:
+            try:
+                found[teacher] = self._pair(held, teacher)
+            except Exception as error:  # tensors of any kind may stand under its name, or none
+                problems[teacher] = f"no vectors can be read: {_reason(error)}"
+        return found, problems
+
+    def _held(self, line: Line) -> Mapping[str, torch.Tensor]:
+        """What the file of a sample holds."""
         path = self.folder / "features" / line["folderid"] / line["id"] / f"{self.which}.pt"
         try:
             real = path.resolve(strict=True)
             if not real.is_relative_to(self.folder):
                 raise ValueError("it lies outside the folder")
-            held = torch.load(real, map_location="cpu", weights_only=True)
-            return {teacher: self._pair(held, teacher) for teacher in line["available_clips"]}
+            held: Mapping[str, torch.Tensor] = torch.load(real, map_location="cpu", weights_only=True)
+            return held
         except Exception as error:  # a damaged or malicious file can raise anything
-            reason = " ".join(str(error).split())[:160]
-            raise DamagedError(f"no vectors can be read: {reason}", where=path) from None
+            raise DamagedError(f"no vectors can be read: {_reason(error)}", where=path) from None
 
     def _pair(self, held: Mapping[str, torch.Tensor], teacher: str) -> Rows:
         image, text = (held[teacher + side].float().numpy() for side in SIDES)
-        if not image.shape == text.shape == (self.widths.setdefault(teacher, len(image)),):
+        if not image.shape == text.shape == (self.widths[teacher],):
             raise ValueError(f"{teacher} has vectors of other shapes")
         pair = np.stack([image, text])
         lengths = np.linalg.norm(pair, axis=1)
@@ -116,18 +133,64 @@ class Published:
             raise ValueError(f"{teacher} has a vector that is not of length 1")
         return pair
 
-    def _index(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
-        """The published ids, sorted, and the place of each one's line in bytes; fills `widths` on the way."""
-        ids, places = [], []
+    def _index(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64], dict[str, int]]:
+        """The published ids, sorted, the place of each one's line in bytes, and teacher -> width of most vectors."""
+        ids, places, widths = _Column("S"), _Column("int64"), _Widths()
         with self.meta.open("rb") as file:
             for place, line in _lines(file, self.meta):
-                ids.append(line["id"].encode())
-                places.append(place)
-                if not self.widths.keys() >= set(line["available_clips"]):
+                ids.add(line["id"].encode())
+                places.add(place)
+                if widths.lacks(line["available_clips"]):
                     with suppress(DamagedError):
-                        self.vectors(line)
-        order = np.argsort(ids)
-        return np.array(ids)[order], np.array(places, np.int64)[order]
+                        widths.add(line["available_clips"], self._held(line))
+        order = np.argsort(ids.array)
+        return ids.array[order], places.array[order], widths.of_most
+
+
+class _Column:
+    """A column that grows: held as arrays, so that millions of lines take bytes and not objects. array: all of it."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind, self.parts, self.last = kind, [np.empty(0, kind)], list[Any]()
+
+    def add(self, value: Any) -> None:
+        """One value more."""
+        self.last.append(value)
+        if len(self.last) == CHUNK:
+            self._pack()
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """All values, in their order."""
+        self._pack()
+        self.parts = [np.concatenate(self.parts)]
+        return self.parts[0]
+
+    def _pack(self) -> None:
+        self.parts, self.last = [*self.parts, np.array(self.last, self.kind)], []
+
+
+class _Widths:
+    """How wide each teacher's vectors are, by the first files: one damaged file has no say alone."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, Counter[int]] = {}
+
+    def lacks(self, teachers: Sequence[str]) -> bool:
+        """Whether more files must be read to know."""
+        return any(self.seen.get(teacher, Counter()).total() < WITNESSES for teacher in teachers)
+
+    def add(self, teachers: Sequence[str], held: Any) -> None:
+        """What one file holds."""
+        for teacher in teachers:
+            with suppress(Exception):  # tensors of any kind may stand under its name, or none
+                (width,) = held[teacher + SIDES[0]].shape
+                self.seen.setdefault(teacher, Counter())[width] += 1
+
+    @property
+    def of_most(self) -> dict[str, int]:
+        """teacher -> width."""
+        return {teacher: widths.most_common(1)[0][0] for teacher, widths in self.seen.items()}
 
 
 @dataclass(frozen=True)
@@ -152,6 +215,10 @@ def _lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, Line]]:
             raise UserError(f"line {number} is no sample", where=path) from None
         yield place, line
         place += len(text)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
 
 
 def _begun(published: Published, teacher: str, corpus: Corpus, root: Path | None) -> _Work:
@@ -205,22 +272,26 @@ def _convert_shard(published: Published, corpus: Corpus, work: Sequence[_Work], 
     first = np.cumsum([0, *map(len, texts)])
     images = {one.teacher: np.zeros((len(samples), one.stamp.width), np.float32) for one in work}
     rows = {one.teacher: np.zeros((first[-1], one.stamp.width), np.float32) for one in work}
-    unread: dict[int, str] = {}
+    unread: dict[str, dict[int, str]] = {one.teacher: {} for one in work}
     for place, sample in enumerate(samples):
         line = published.line(sample["id"])
+        if line is None:
+            continue
         try:
-            found = published.vectors(line) if line else {}
+            found, problems = published.vectors(line)
         except DamagedError as error:
-            found, unread[place] = {}, str(error)
-        same = [first[place] + at for at, text in enumerate(texts[place]) if line and text == line["txt"]]
+            found, problems = {}, dict.fromkeys(line["available_clips"], str(error))
+        same = [first[place] + at for at, text in enumerate(texts[place]) if text.strip() == line["txt"].strip()]
         for teacher, pair in found.items():
             images[teacher][place], rows[teacher][same] = pair
+        for teacher in problems.keys() & unread.keys():
+            unread[teacher][place] = problems[teacher]
     facts = {name: corpus.shards[shard][name] for name in ("name", "sha256", "samples")}
     lengths = np.zeros(first[-1], np.uint16)
     for one in work:
         write_array(one.layout.image(shard), encoded(images[one.teacher], "float16"))
         each = write_texts(one.layout, shard, encoded(rows[one.teacher], "float16"), lengths, list(map(len, texts)))
-        made = ShardRows(**facts, texts=int(first[-1]), each=each, unread=unread)
+        made = ShardRows(**facts, texts=int(first[-1]), each=each, unread=unread[one.teacher])
         write_record(one.layout, shard, one.stamp, made)
 
 
@@ -231,7 +302,9 @@ def _finished(corpus: Corpus, work: _Work) -> Features:
     shutil.rmtree(work.layout.folder / BUILD, ignore_errors=True)
     features = open_features(corpus, work.layout.folder.name, root=work.layout.folder.parent)
     counts = write_verdicts(features, lambda numbers, source, modality: _seen(features, numbers))
-    say(f"{features.name}: {Coverage(counts, {}).text()}")
+    problems = [problem for rows in shards for problem in rows.unread.values()]
+    told = f"; {len(problems)} cannot be read, such as: {problems[0]}" if problems else ""
+    say(f"{features.name}: {Coverage(counts, {}).text()}{told}")
     return features
 
 

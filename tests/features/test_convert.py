@@ -150,6 +150,32 @@ def test_a_harmful_or_damaged_file_is_listed_and_not_covered(corpus, published, 
     assert features.unread.tolist() == [at] and not features.covered(np.array([at]))[0]
     reason = next(iter(next(shard for shard in features.stamp.shards if shard.unread).unread.values()))
     assert "no vectors can be read" in reason and len(reason.splitlines()) == 1
+    other = open_features(corpus, "BiomedCLIP")
+    assert bool(other.covered(np.array([at]))[0]) == (harm in ("nan", "long", "wide"))  # harm to one teacher's alone
+
+
+def test_a_first_file_of_other_widths_decides_nothing(corpus, published):
+    wrong = {key: torch.ones(3) / 3**0.5 for key in vectors(0, False)}
+    torch.save(wrong, published / "features" / FOLDER / name(0) / "clips_output.pt")
+    convert(published, corpus)
+    for teacher, width in WIDTHS.items():
+        features = open_features(corpus, teacher)
+        assert features.width == width and features.covered(np.arange(len(corpus))).sum() > 2
+
+
+def test_texts_are_the_same_but_for_space_around_them(corpus, published):
+    meta = published / "meta.jsonl"
+    meta.write_text(meta.read_text().replace("”.", "”. "))
+    convert(published, corpus)
+    assert open_features(corpus, "BMCA").covered(np.array([number_of(corpus, 1)]))[0]
+
+
+def test_a_corpus_of_other_pictures_is_told(corpus, published):
+    meta = published / "meta.jsonl"
+    lines = [json.loads(line) for line in meta.read_text().splitlines()][9:]
+    meta.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match="no sample of the corpus has rows there"):
+        convert(published, corpus)
 
 
 @pytest.mark.parametrize("way", ["dots", "absolute", "link"])
