@@ -89,20 +89,46 @@ def preview(
 @app.command()
 def features(
     corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="folder of a built corpus")],
-    teacher: Annotated[list[str], typer.Option(help=f"model whose rows are stored; may be repeated: {MODELS}")],
+    teacher: Annotated[
+        list[str],
+        typer.Option(
+            metavar="[NAME=]MODEL",
+            help=f"model whose rows are stored, under its own name or another; may be repeated: {MODELS}",
+        ),
+    ],
     views: Annotated[int, typer.Option(min=0, help="augmented views of each image, besides the whole one")] = 0,
     resize: Annotated[
         str, typer.Option(help="how views become squares: pad, crop or squash, as the student's")
     ] = "pad",
     int8: Annotated[bool, typer.Option("--int8", help="eight bits a number instead of sixteen")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="processes; one a core, or one that uses a GPU")] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="delete rows of another model under that name")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="delete rows of another model, or other views, under that name")
+    ] = False,
+    labels: Annotated[
+        str | None, typer.Option(metavar="OVERLAY", help="corrected labels, as train.labels: their captions get rows")
+    ] = None,
+    bank: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="caption bank, as train.captions.banks, to get rows too; may be repeated"),
+    ] = None,
 ) -> None:
     """Corpus and teachers to stored rows, and where each is trusted; the same command goes on where it stopped."""
     from medweave.features.run import run
 
     status = 0
-    for outcome in run(corpus, teacher, views, resize, int8=int8, workers=workers, replace=replace):
+    outcomes = run(
+        corpus,
+        teacher,
+        views,
+        resize,
+        int8=int8,
+        workers=workers,
+        replace=replace,
+        labels=labels,
+        banks=bank or (),
+    )
+    for outcome in outcomes:
         tell = say if outcome.status else print
         tell(outcome.text)
         status = max(status, outcome.status)

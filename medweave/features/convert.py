@@ -38,6 +38,7 @@ from medweave.features.stamp import (
     Stamp,
     Teacher,
     is_of,
+    is_whole,
     read_record,
     read_stamp,
     write_record,
@@ -261,7 +262,8 @@ def _made(corpus: Corpus, work: _Work, shard: int) -> ShardRows | None:
     """What there is of a shard."""
     listed = work.stamp.shards[shard] if shard < len(work.stamp.shards) else None
     found = (read_record(work.layout, shard, work.stamp), listed)
-    return next((rows for rows in found if rows and is_of(rows, corpus.shards[shard])), None)
+    whole = (rows for rows in found if rows and is_of(rows, corpus.shards[shard]))
+    return next((rows for rows in whole if is_whole(rows, work.layout, shard, work.stamp)), None)
 
 
 def _convert_shard(published: Published, corpus: Corpus, work: Sequence[_Work], shard: int) -> None:

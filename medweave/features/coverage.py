@@ -30,6 +30,7 @@ from medweave.corpus.order import Numbers, Ranges
 from medweave.corpus.store import Corpus
 from medweave.corpus.views import split_view
 from medweave.errors import UserError
+from medweave.features.layout import writing
 from medweave.features.measure import Known, Measured, Place, known_of, measure, pair_ranks
 from medweave.features.rows import Rows
 from medweave.features.store import PIECE, Features
@@ -139,7 +140,7 @@ def write_verdicts(features: Features, judge: Judge, file: Path | None = None) -
     counts: Counter[tuple[str, bool]] = Counter()
     schema = COLUMNS.with_metadata({"rows": features.stamp.rows_hash})
     path = file or features.layout.covered
-    with whole_file(path) as draft, pq.ParquetWriter(draft, schema, compression="zstd") as table:
+    with writing(path.parent), whole_file(path) as draft, pq.ParquetWriter(draft, schema, compression="zstd") as table:
         verdicts = _written(_tables(features.corpus, judge), table, counts)
         deque(track(verdicts, f"coverage, {features.name}", len(features)), maxlen=0)
     return dict(sorted(counts.items()))

@@ -13,18 +13,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import filelock
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from medweave.corpus.engines import run
 from medweave.corpus.store import Corpus, open_corpus
 from medweave.errors import RequestError
-from medweave.features.layout import BUILD, OF_A_SHARD, Layout, layout_of, name_of
+from medweave.features.layout import BUILD, OF_A_SHARD, Layout, layout_of, name_of, writing
 from medweave.features.make_rows import Job, embed_texts, make_rows
 from medweave.features.rows import Kind, encoded, write_array
-from medweave.features.stamp import FORMAT, Stamp, head_of, is_of, read_stamp, teacher_of, write_stamp
+from medweave.features.stamp import FORMAT, Stamp, changed, head_of, read_stamp, teacher_of, write_stamp
 from medweave.features.texts import bank_captions, token_counts
 from medweave.features.views import Views
 from medweave.files import only_writer, read_json, write_json
@@ -78,12 +80,13 @@ def extract(
 ) -> Extracted:
     """Store a teacher's rows of a corpus, go on where that stopped, or add what is new.
 
-    teacher: an Encoder or a reference that `load` takes. name: of the rows; None: the model's own.
+    teacher: an Encoder or a reference that `load` takes. name: of the rows; None: the card's, or the model's own.
     views: augmented views to store besides the whole pictures. texts: whether the samples' own texts get rows.
     bank: captions that get a row each; None: all that the corpus's banks have for its findings.
     workers: processes; None: one a core, or one that uses a GPU. replace: whether rows of another teacher, or another
     form, may be deleted first. root: the folder of all teachers' rows, where it is not the corpus's own.
-    Raises RequestError when other rows lie under that name, UserError for a row that is no number and for a full disk.
+    Raises RequestError when other rows lie under that name, UserError for a row that is no number and for a folder that
+    cannot be written.
     """
     corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -92,8 +95,8 @@ def extract(
     with _one_thread():
         encoder = teacher if isinstance(teacher, Encoder) else load(teacher, _device())
         reference = encoder.name if isinstance(teacher, Encoder) else str(teacher)
-        layout = layout_of(corpus, name or name_of(encoder.name), root)
-        with only_writer(_place_of(layout, rank)):
+        layout = layout_of(corpus, name or name_of(encoder.facts.get("teacher") or encoder.name), root)
+        with writing(layout.folder), only_writer(_place_of(layout, rank)):
             workers = _workers(encoder, workers)
             stamp = _begun(corpus, layout, _stamp_of(encoder, reference, dtype, views), replace)
             wants_texts = "texts" in stamp.sides and (texts or any(shard.texts is not None for shard in stamp.shards))
@@ -125,7 +128,7 @@ def _begun(corpus: Corpus, layout: Layout, asked: Stamp, replace: bool) -> Stamp
     """The stamp to work towards: what was asked for, and what lies there already."""
     with _alone(layout):
         old = read_stamp(layout)
-        wrong = old.differences(asked) if old else []
+        wrong = _differences(old, asked) if old else []
         if wrong and not replace:
             todo = "take another name, or delete them first: `--replace`"
             raise RequestError(f"rows with other {' and '.join(wrong)} lie there", where=layout.folder, todo=todo)
@@ -135,10 +138,14 @@ def _begun(corpus: Corpus, layout: Layout, asked: Stamp, replace: bool) -> Stamp
             _clear(layout)
             write_stamp(layout, asked)
             return asked
-    for shard, facts in zip(old.shards, corpus.shards, strict=False):
-        if not is_of(shard, facts):
-            say(f"{layout.folder.name}: {shard.name} has changed, its rows are made anew")
+    for shard in changed(corpus, old):
+        say(f"{layout.folder.name}: {shard}, its rows are made anew")
     return old.with_views(asked)
+
+
+def _differences(old: Stamp, asked: Stamp) -> list[str]:
+    """In what rows that lie there differ from those asked for; views are to be drawn as the old ones were."""
+    return old.differences(asked) or ([] if old.is_drawn_alike else ["augmentation"])
 
 
 def _check_alone(layout: Layout) -> None:
@@ -156,17 +163,32 @@ def _clear(layout: Layout) -> None:
 
 
 def _write_bank(job: Job, captions: Sequence[str]) -> None:
-    """Give each caption a row that has none yet. The rows come first: a list that is behind them is still right."""
-    layout, kind = job.layout, job.stamp.dtype
+    """Give each caption a row that has none yet, or whose row is lost; those that are known keep their order.
+
+    The rows come first: a list that is behind them is still right.
+    """
+    layout = job.layout
     known = read_json(layout.captions) if layout.captions.exists() else {"captions": [], "tokens": []}
     new = sorted(set(captions) - set(known["captions"]))
-    if not new:
+    before = _bank_rows(layout, job.stamp, len(known["captions"]))
+    missing = [*known["captions"][len(before) :], *new]
+    if not missing:
         return
-    rows = encoded(embed_texts(job.encoder, new, lambda at: f"the caption {new[at]!r}"), kind)
-    before = np.load(layout.bank, allow_pickle=False)[: len(known["captions"])] if known["captions"] else rows[:0]
+    rows = encoded(embed_texts(job.encoder, missing, lambda at: f"the caption {missing[at]!r}"), job.stamp.dtype)
     write_array(layout.bank, np.concatenate([before, rows]))
     tokens = known["tokens"] + token_counts(job.encoder, new).tolist()
     write_json(layout.captions, {"captions": known["captions"] + new, "tokens": tokens})
+
+
+def _bank_rows(layout: Layout, stamp: Stamp, count: int) -> NDArray[Any]:
+    """The rows of the first `count` captions, as stored; none where the file is lost, cut or of another form."""
+    none = np.zeros((0, stamp.width), stamp.dtype)
+    try:
+        rows = np.load(layout.bank, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        return none
+    fits = rows.dtype == stamp.dtype and rows.shape[1:] == (stamp.width,) and len(rows) >= count
+    return np.array(rows[:count]) if fits else none
 
 
 def _samples(job: Job, shards: Sequence[int], workers: int) -> Iterator[None]:
@@ -206,7 +228,7 @@ def _finished(job: Job, made: int) -> Extracted:
         rows = [shard for shard in found if shard is not None]
         left = sum(not job.is_enough(shard) for shard in found)
         stamp = job.stamp.model_copy(update={"shards": tuple(rows)})
-        if not left and stamp != read_stamp(layout):
+        if not left and (stamp != read_stamp(layout) or (layout.folder / BUILD).exists()):
             write_stamp(layout, stamp)
             _forget(layout, len(rows))
     return Extracted(

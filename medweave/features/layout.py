@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from medweave.corpus.store import Corpus
-from medweave.errors import RequestError
+from medweave.errors import RequestError, UserError
 
 FOLDER = "features"
 STAMP = "stamp.json"
 BUILD = ".build"
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 OF_A_SHARD = re.compile(r"(?:image|text)-(\d{5,})\..*")
+UNWRITABLE = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota of this disk is used up",
+    errno.EROFS: "the disk is read only",
+    errno.EACCES: "no permission",
+}
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,18 @@ def layout_of(corpus: Corpus, name: str, root: Path | None = None) -> Layout:
     if not PLAIN.fullmatch(name):
         raise RequestError(f"{name!r} is no name for features", todo="take letters, digits and . _ + -")
     return Layout((root or corpus.local_path() / FOLDER) / name)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Raises UserError where the block cannot write into a folder of rows."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        todo = "make it writable, or free space, and run the same command again: it goes on where it stopped"
+        raise UserError(UNWRITABLE[error.errno], where=error.filename or folder, todo=todo) from error
 
 
 def name_of(model: str) -> str:

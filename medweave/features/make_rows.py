@@ -24,7 +24,7 @@ from medweave.corpus.store import Corpus
 from medweave.errors import DamagedError, UserError
 from medweave.features.layout import Layout
 from medweave.features.rows import Rows, encoded, write_array
-from medweave.features.stamp import ShardRows, Stamp, is_of, read_record, write_record
+from medweave.features.stamp import ShardRows, Stamp, is_of, is_whole, read_record, write_record
 from medweave.features.texts import token_counts
 from medweave.models.encoder import Encoder
 
@@ -66,13 +66,35 @@ class Job:
         return range(int(self.starts[shard]), int(self.starts[shard + 1]))
 
     def had(self, shard: int) -> ShardRows | None:
-        """What there is of a shard as the corpus has it now."""
-        facts = self.corpus.shards[shard]
-        listed = self.stamp.shards[shard] if shard < len(self.stamp.shards) else None
+        """What there is of a shard as the corpus has it now; None where a file of it is lost, or an image repaired."""
+        listed = self.stamp.shards[shard] if shard < len(self.stamp.shards) and shard not in self.repaired else None
         for rows in (read_record(self.layout, shard, self.stamp), listed):
-            if rows is not None and is_of(rows, facts):
+            if rows is not None and self._is_of(rows, shard) and is_whole(rows, self.layout, shard, self.stamp):
                 return rows
         return None
+
+    @cached_property
+    def repaired(self) -> set[int]:
+        """The shards of the stamp with an image that could not be read and can be now."""
+        shards = range(min(len(self.stamp.shards), len(self.corpus.shards)))
+        return {shard for shard in shards if self._is_repaired(self.stamp.shards[shard], shard)}
+
+    def _is_of(self, rows: ShardRows, shard: int) -> bool:
+        return is_of(rows, self.corpus.shards[shard]) and rows.is_at(int(self.starts[shard]))
+
+    def _is_repaired(self, rows: ShardRows, shard: int) -> bool:
+        if not rows.unread or not self._is_of(rows, shard):
+            return False
+        numbers = self.starts[shard] + np.array(list(rows.unread))
+        strata = [self.corpus.strata[stratum] for stratum in self.corpus.strata_at(numbers).tolist()]
+        try:
+            looks = (
+                _looks(self, number, stratum.modality, range(rows.views + 1))
+                for number, stratum in zip(numbers.tolist(), strata, strict=True)
+            )
+            return any(isinstance(one, list) for one in looks)
+        except UserError:  # the shard itself cannot be read
+            return False
 
     def is_enough(self, rows: ShardRows | None) -> bool:
         """Whether a shard's rows are all that was asked for."""
@@ -89,7 +111,8 @@ def make_rows(job: Job, shard: int) -> Iterator[int]:
     rows = had or ShardRows(name=facts["name"], sha256=facts["sha256"], samples=facts["samples"])
     if views:
         unread = yield from _write_images(job, shard, views)
-        rows = rows.model_copy(update={"unread": unread, "views": job.views})
+        first = int(job.starts[shard]) if job.views else None
+        rows = rows.model_copy(update={"unread": unread, "views": job.views, "first": first})
     if job.texts and rows.texts is None:
         rows = rows.model_copy(update=_write_texts(job, shard))
     write_record(job.layout, shard, job.stamp, rows)

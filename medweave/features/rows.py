@@ -7,6 +7,7 @@ are divided by it. n rows, d width.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +28,7 @@ Kind = Literal["float16", "int8"]
 
 MOST = 127  # the largest code
 MAPS = 1024  # shards that one column keeps mapped
+AGAIN = "run the same `medweave features` again"
 
 
 def encoded(rows: Rows, kind: Kind) -> NDArray[Any]:
@@ -52,6 +54,19 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     write_bytes(path, buffer.getvalue())
+
+
+def is_stored(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> bool:
+    """Whether an .npy file begins as one of that shape and type, and is as long as it should be."""
+    kind, header = np.dtype(dtype), io.BytesIO()
+    told = {"descr": npy.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+    npy.write_array_header_1_0(header, told)
+    try:
+        with path.open("rb") as file:
+            begins_so = file.read(header.tell()) == header.getvalue()
+        return begins_so and path.stat().st_size == header.tell() + math.prod(shape) * kind.itemsize
+    except OSError:
+        return False
 
 
 class Column:
@@ -85,6 +100,5 @@ class Column:
             length = int(np.prod(shape)) * self.dtype.itemsize
             pages = torch.from_file(str(path), shared=False, size=start + length, dtype=torch.uint8).numpy()
         except (OSError, ValueError, RuntimeError):
-            todo = "delete the folder of these features and run `medweave features` again"
-            raise DamagedError("missing or damaged", where=path, todo=todo) from None
+            raise DamagedError("missing or damaged", where=path, todo=AGAIN) from None
         return pages[start:].view(self.dtype).reshape(shape)

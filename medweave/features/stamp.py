@@ -6,19 +6,24 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
+from medweave.corpus.store import Corpus
 from medweave.errors import RequestError, UserError
 from medweave.features.layout import Layout
-from medweave.features.rows import Kind
-from medweave.features.views import Views
+from medweave.features.rows import Kind, is_stored
+from medweave.features.views import Views, is_alike
 from medweave.files import hash_of, read_json, write_json
 from medweave.models.encoder import Encoder
+from medweave.models.teachers import golden
 from medweave.models.teachers.catalogue import LicenceClass
 from medweave.recipe import Section, as_data, check
 
 FORMAT = 1
 Side = Literal["images", "texts"]
+LIKE = 0.999  # cosine of two rows of the same thing, on whatever machine
 WORDS = ("chest x-ray", "CT of the brain, no haemorrhage; follow-up in 3 months", "Adénocarcinome 5 µm")
 
 
@@ -45,10 +50,19 @@ class Teacher(Section):
     licence_class: LicenceClass | None = Field(description="of that licence")
     binds_students: bool | None = Field(None, description="whether its terms reach models trained on its outputs")
     trained_on: dict[str, Any] | None = Field(None, description="corpus hash, part, sources left out of training")
+    outputs: dict[Side, str] | None = Field(
+        None, description="its rows of a fixed picture and of a fixed text, float16 as hex digits"
+    )
 
     def knows(self, modality: str) -> bool:
         """Whether it was made for a modality, as far as it says."""
         return self.domains is None or modality in self.domains
+
+    def other_outputs(self, other: Teacher) -> list[str]:
+        """The sides on which it answers otherwise than another, as far as both are known: words for a sentence."""
+        mine, theirs = self.outputs or {}, other.outputs or {}
+        shared = [side for side in mine if side in theirs]
+        return [f"outputs for {side}" for side in shared if not _cosine(mine[side], theirs[side]) >= LIKE]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -69,10 +83,17 @@ class ShardRows(Section):
     sha256: str = Field(description="of that file")
     samples: int = Field(description="its samples")
     views: int = Field(0, description="augmented views that have rows")
+    first: int | None = Field(
+        None, description="number of its first sample when its views were drawn; None: no views, or not known"
+    )
     texts: int | None = Field(None, description="texts that have rows; None: texts have none")
     each: int | None = Field(None, description="texts of each sample, where all have as many; None: a file says it")
     cut: int = Field(0, description="texts that are longer than the context")
     unread: dict[int, str] = Field({}, description="place of a sample whose image cannot be read (its row is 0) -> why")
+
+    def is_at(self, first: int) -> bool:
+        """Whether its views, which sample numbers draw, are those of a shard whose first sample has this number."""
+        return self.first in (None, first)
 
 
 class Stamp(Section):
@@ -95,13 +116,21 @@ class Stamp(Section):
         pairs += [("numbers", self.dtype, other.dtype)]
         if self.views and other.views:
             pairs.append(("views", self.views, other.views.model_copy(update={"count": self.views.count})))
-        return [what for what, mine, theirs in pairs if mine != theirs]
+        if wrong := [what for what, mine, theirs in pairs if mine != theirs]:
+            return wrong
+        return self.teacher.other_outputs(other.teacher)
+
+    @property
+    def is_drawn_alike(self) -> bool:
+        """Whether augmentation draws the same views now as when they were made."""
+        return self.views is None or self.specimen is None or is_alike(self.specimen, self.views.specimen())
 
     def with_views(self, other: Stamp) -> Stamp:
-        """This stamp with as many views as the one of the two that has more."""
+        """This stamp with as many views as the one of the two that has more, and what the other says of the teacher."""
         count = self.views.count if self.views else 0
         more = other.views is not None and other.views.count > count
-        return self.model_copy(update={"views": other.views, "specimen": other.specimen}) if more else self
+        views = {"views": other.views, "specimen": self.specimen or other.specimen} if more else {}
+        return self.model_copy(update={"teacher": other.teacher, **views})
 
     @property
     def form(self) -> str:
@@ -147,8 +176,32 @@ def write_record(layout: Layout, shard: int, stamp: Stamp, rows: ShardRows) -> N
 
 
 def is_of(rows: ShardRows, facts: Mapping[str, Any]) -> bool:
-    """Whether rows are of a shard as the corpus has it now."""
+    """Whether rows are of a shard's file as the corpus has it now."""
     return (rows.name, rows.sha256) == (facts["name"], facts["sha256"])
+
+
+def changed(corpus: Corpus, stamp: Stamp) -> list[str]:
+    """The shards whose rows are not those of the corpus as it is now, and why: a phrase each."""
+    found, first = [], 0
+    for rows, facts in zip(stamp.shards, corpus.shards, strict=False):
+        if not is_of(rows, facts):
+            found.append(f"{facts['name']} has changed")
+        elif not rows.is_at(first):
+            found.append(f"{facts['name']} has moved in the corpus")
+        first += facts["samples"]
+    return found
+
+
+def is_whole(rows: ShardRows, layout: Layout, shard: int, stamp: Stamp) -> bool:
+    """Whether every file of a shard's rows is there, and as long as it should be."""
+    images = [layout.image(shard, view) for view in range(rows.views + 1)] if "images" in stamp.sides else []
+    arrays = [is_stored(path, (rows.samples, stamp.width), stamp.dtype) for path in images]
+    if rows.texts:
+        arrays.append(is_stored(layout.text(shard), (rows.texts, stamp.width), stamp.dtype))
+        arrays.append(is_stored(layout.tokens(shard), (rows.texts,), np.uint16))
+    if rows.texts is not None and rows.each is None:
+        arrays.append(is_stored(layout.counts(shard), (rows.samples,), np.uint8))
+    return all(arrays)
 
 
 def teacher_of(encoder: Encoder, reference: str) -> Teacher:
@@ -168,6 +221,7 @@ def teacher_of(encoder: Encoder, reference: str) -> Teacher:
         licence_class=facts.get("licence_class"),
         binds_students=facts.get("binds_students"),
         trained_on={name: trained_on.get(name) for name in ("corpus", "part", "leave_out")} if trained_on else None,
+        outputs=_outputs(encoder),
     )
 
 
@@ -180,6 +234,22 @@ def head_of(encoder: Encoder) -> Head | None:
     except UserError:
         return None
     return Head(scale=head.scale, bias=head.bias, kind=head.kind)
+
+
+def _outputs(encoder: Encoder) -> dict[Side, str]:
+    """The rows of the picture and of the text that golden vectors are made of, by side."""
+    rows: dict[Side, NDArray[np.float32]] = {}
+    if "images" in encoder.sides:
+        rows["images"] = encoder.embed_images(golden.picture())
+    if "texts" in encoder.sides:
+        rows["texts"] = encoder.embed_texts(golden.TEXT)
+    return {side: row.astype("<f2").tobytes().hex() for side, row in rows.items()}
+
+
+def _cosine(one: str, other: str) -> float:
+    """Of two rows in hex digits; -1 where they are not of the same width."""
+    a, b = (np.frombuffer(bytes.fromhex(text), "<f2").astype(np.float32) for text in (one, other))
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)).clip(1e-12)) if a.shape == b.shape else -1.0
 
 
 def _tokens_hash(encoder: Encoder) -> str:

@@ -17,11 +17,12 @@ from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from medweave.corpus.order import Ranges
-from medweave.errors import UserError
+from medweave.errors import DamagedError, UserError
+from medweave.features.layout import writing
 from medweave.features.rotation import equaliser
 from medweave.features.rows import Rows
 from medweave.features.stamp import Side
@@ -69,7 +70,8 @@ def standardise(features: Features, numbers: Ranges) -> dict[Side, Standard]:
         if moments.count:
             found[side] = moments.standard(f"{side} of {features.name}")
     tensors = {f"{side}.{name}": array for side, one in found.items() for name, array in vars(one).items()}
-    write_bytes(features.layout.standard, save(tensors, metadata={WHAT: what}))
+    with writing(features.layout.folder):
+        write_bytes(features.layout.standard, save(tensors, metadata={WHAT: what}))
     return found
 
 
@@ -82,13 +84,16 @@ def _made_of(features: Features, numbers: Ranges) -> str:
 
 
 def _read(path: Path, what: str) -> dict[Side, Standard] | None:
-    """What a file holds, if that was made of `what`."""
+    """What a file holds, if that was made of `what`. Raises DamagedError where it cannot be read."""
     if not path.exists():
         return None
-    with safe_open(path, "numpy") as stored:
-        if (stored.metadata() or {}).get(WHAT) != what:
-            return None
-        arrays = {tuple(name.split(".")): stored.get_tensor(name) for name in list(stored.keys())}
+    try:
+        with safe_open(path, "numpy") as stored:
+            if (stored.metadata() or {}).get(WHAT) != what:
+                return None
+            arrays = {tuple(name.split(".")): stored.get_tensor(name) for name in list(stored.keys())}
+    except (OSError, SafetensorError):
+        raise DamagedError("damaged", where=path, todo="delete this file and run the same command again") from None
     sides: list[Side] = [side for side in SIDES if (side, "mean") in arrays]
     return {side: Standard(*(arrays[side, field.name] for field in fields(Standard))) for side in sides}
 

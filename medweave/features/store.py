@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -18,13 +20,12 @@ from medweave.corpus.order import Numbers, Ranges
 from medweave.corpus.store import Corpus
 from medweave.errors import DamagedError, UserError, unknown_name
 from medweave.features.layout import FOLDER, STAMP, Layout, layout_of
-from medweave.features.rows import Column, Rows, decoded
-from medweave.features.stamp import Side, Stamp, is_of, read_stamp, teacher_of
+from medweave.features.rows import AGAIN, Column, Rows, decoded
+from medweave.features.stamp import Side, Stamp, changed, read_stamp, teacher_of
 from medweave.features.views import Views
 from medweave.files import read_json
 from medweave.models.encoder import Encoder
 
-AGAIN = "run the same `medweave features` again"
 PIECE = 4096  # samples of one piece
 SHOWN = 3
 
@@ -206,20 +207,29 @@ class Features:
 
     @cached_property
     def _covered(self) -> NDArray[np.uint8]:
-        return np.packbits(self._trust("covered"))
+        return np.packbits(self._trust("covered", np.bool_))
 
     @cached_property
     def _scores(self) -> NDArray[np.float16]:
         if not self.verdicts.exists():
             return np.full(len(self), np.nan, np.float16)
-        return self._trust("score").astype(np.float16)
+        return self._trust("score", np.float16)
 
-    def _trust(self, column: str) -> NDArray[Any]:
-        """A column of covered.parquet. Raises UserError where it is about other rows."""
-        file = pq.ParquetFile(self.verdicts)
-        if (file.schema_arrow.metadata or {}).get(b"rows", b"").decode() != self.stamp.rows_hash:
-            raise UserError("made for other rows", where=self.verdicts, todo=AGAIN)
-        return file.read([column])[column].to_numpy()
+    def _trust(self, column: str, dtype: npt.DTypeLike) -> NDArray[Any]:
+        """A column of covered.parquet, [samples]. Raises UserError where it is about other rows, or damaged."""
+        found, first = np.empty(len(self), dtype), 0
+        try:
+            with pq.ParquetFile(self.verdicts) as file:
+                made_for = (file.schema_arrow.metadata or {}).get(b"rows", b"").decode()
+                if made_for != self.stamp.rows_hash or file.metadata.num_rows != len(self):
+                    raise UserError("made for other rows", where=self.verdicts, todo=AGAIN)
+                for batch in file.iter_batches(columns=[column]):
+                    found[first : first + len(batch)] = batch.column(0).to_numpy(zero_copy_only=False)
+                    first += len(batch)
+        except (OSError, pa.ArrowException):
+            todo = "delete this file and run the same command again"
+            raise DamagedError("damaged", where=self.verdicts, todo=todo) from None
+        return found
 
     def _check(self, what: str, there: bool) -> None:
         if not there:
@@ -258,12 +268,8 @@ def names(corpus: Corpus, root: Path | None = None) -> list[str]:
 
 def stale(corpus: Corpus, stamp: Stamp) -> list[str]:
     """What keeps the rows of a stamp from being those of a corpus: a phrase a shard."""
-    wrong = []
-    for number, facts in enumerate(corpus.shards):
-        if number >= len(stamp.shards):
-            wrong.append(f"{facts['name']} has no rows yet")
-        elif not is_of(stamp.shards[number], facts):
-            wrong.append(f"{facts['name']} has changed since its rows were made")
+    wrong = [f"{shard} since its rows were made" for shard in changed(corpus, stamp)]
+    wrong += [f"{facts['name']} has no rows yet" for facts in corpus.shards[len(stamp.shards) :]]
     if len(stamp.shards) > len(corpus.shards):
         wrong.append(f"{len(stamp.shards) - len(corpus.shards)} shards are gone")
     return wrong

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +18,16 @@ from medweave.models.tokens import Tokens
 
 LONG = 2048  # tokens; no text is measured beyond
 MANY = 2**16 - 1
+TEXTS = 256  # counted at a time
 
 
 def token_counts(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.uint16]:
     """How many tokens each text has, those of its beginning and end among them, before any is cut: [m]."""
-    if not texts:
-        return np.zeros(0, np.uint16)
+    batches = [_token_counts(encoder, texts[at : at + TEXTS]) for at in range(0, len(texts), TEXTS)]
+    return np.concatenate([np.zeros(0, np.uint16), *batches])
+
+
+def _token_counts(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.uint16]:
     tokenize = encoder.model.tokenize
     if isinstance(tokenize, Tokens):
         tokens = tokenize.tokenizer(list(texts), context_length=LONG).numpy()
@@ -33,10 +38,14 @@ def token_counts(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.uint16]:
     return lengths.clip(0, MANY).astype(np.uint16)
 
 
-def bank_captions(corpus: Corpus) -> list[str]:
-    """Every caption that the corpus's banks have for a finding that is present in a sample: distinct, sorted."""
-    bank = Bank.load(corpus.banks())
-    return sorted({caption for triplet in triplets(corpus) for caption in bank.captions(*triplet)})
+def bank_captions(corpus: Corpus, banks: Sequence[Path] = ()) -> list[str]:
+    """Every caption that the corpus's banks, or further ones, have for a finding that is present in a sample.
+
+    Distinct and sorted. banks: files that a run reads in place of the corpus's own. Raises RequestError for one that
+    is none.
+    """
+    known = [Bank.load(files) for files in ([corpus.banks(), banks] if banks else [corpus.banks()])]
+    return sorted({text for triplet in triplets(corpus) for bank in known for text in bank.captions(*triplet)})
 
 
 def triplets(corpus: Corpus) -> set[Triplet]:

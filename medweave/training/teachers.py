@@ -200,7 +200,7 @@ class Teachers:
                 raise UserError(
                     f"{one.name} has no rows of {len(missing):,} captions that this run draws, such as {missing[0]!r}",
                     where="train.teachers",
-                    todo="run `medweave features` again: it adds them",
+                    todo="run `medweave features` again, with this run's labels and banks: it adds them",
                 )
 
     def _known(self, training: Ranges) -> dict[str, Teacher]:

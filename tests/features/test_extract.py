@@ -15,17 +15,21 @@ import pytest
 import torch
 from PIL import Image
 
+from medweave.corpus import augment as augment_module
 from medweave.corpus.build import build
 from medweave.corpus.captions.bank import Bank
 from medweave.corpus.images import decode
+from medweave.corpus.order import Ranges
 from medweave.corpus.store import open_corpus
 from medweave.errors import RequestError, UserError
+from medweave.features import coverage as coverage_module
 from medweave.features import extract as extract_module
 from medweave.features.coverage import cover
 from medweave.features.extract import extract
-from medweave.features.store import open_features
+from medweave.features.standardise import standardise
+from medweave.features.store import open_features, stale
 from medweave.features.views import Views
-from medweave.files import read_json
+from medweave.files import read_json, write_json
 
 HALF = 2e-3  # what half precision may move a number of a unit row
 
@@ -382,6 +386,15 @@ def test_the_stamp_says_what_the_rows_are(corpus, tiny):
     assert json.dumps(stamp).count("NaN") == 0
 
 
+def test_what_is_told_of_a_teacher_is_what_it_says_now(corpus, tiny):
+    """A licence that was looked up later costs no row."""
+    extract(corpus, tiny(), "t", workers=1)
+    encoder = tiny()
+    encoder.model.facts = {**encoder.model.facts, "licence": "MIT"}
+    assert extract(corpus, encoder, "t", workers=1).made == 0
+    assert open_features(corpus, "t").stamp.teacher.licence == "MIT"
+
+
 def test_pictures_of_other_modalities_than_a_teachers_own_are_not_looked_at(corpus, tiny, monkeypatch):
     eyes, seen = tiny(sides=("images",), domains=["ct"]), []
     embed = eyes.model.encode_image
@@ -389,10 +402,121 @@ def test_pictures_of_other_modalities_than_a_teachers_own_are_not_looked_at(corp
     extract(corpus, eyes, workers=1)
     features, numbers = open_features(corpus, "tiny"), np.arange(len(corpus))
     ct = np.array(corpus.index(["modality"])["modality"].to_pylist()) == "ct"
-    assert sum(seen) == ct.sum() == 14
+    assert seen[0] == 1 and sum(seen[1:]) == ct.sum() == 14  # the first is the picture that tells teachers apart
     assert np.array_equal(features.image(numbers).any(1), ct)
     assert np.array_equal(features.covered(numbers), ct)
     cover(features, domains=["xray", "ct"])  # what has no row cannot be trusted
     assert not open_features(corpus, "tiny").covered(numbers[~ct]).any()
     with pytest.raises(RequestError, match="rows with other domains lie there"):
         extract(corpus, tiny(sides=("images",), domains=["xray"]), workers=1)
+
+
+def test_views_of_samples_that_got_other_numbers_are_made_anew(corpus, tiny, sources, recipe_of, tmp_path):
+    """A view is drawn by its sample's number, which changes when an earlier shard gets fewer samples."""
+    options = {"views": Views(count=1), "workers": 1}
+    extract(corpus, tiny(), **options)
+    fewer = {name: shutil.copytree(folder, tmp_path / "fewer" / name) for name, folder in sources.items()}
+    manifest = fewer["lungs"] / "manifest.csv"
+    manifest.write_text("\n".join(manifest.read_text().splitlines()[:-1]) + "\n")
+    other = build(recipe_of(tmp_path / "other", fewer))
+    shutil.copytree(corpus.path / "features", other.path / "features")
+    wrong = stale(other, open_features(corpus, "tiny").stamp)
+    assert sum(one.endswith("has moved in the corpus since its rows were made") for one in wrong) == 3
+    with pytest.raises(UserError, match="since its rows were made"):
+        open_features(other, "tiny")
+    extract(other, tiny(), **options)
+    features, encoder = open_features(other, "tiny"), tiny()
+    for number in range(len(other)):
+        array, modality = decode(other.read(number), grey=True), other.fields(number)["modality"]
+        row = encoder.embed_images(features.views.picture(array, 24, modality, number, 1))
+        np.testing.assert_allclose(features.image(np.array([number]), np.array([1])), row, atol=HALF)
+
+
+def test_a_stamp_that_tells_no_sample_numbers_is_taken_as_it_is(corpus, tiny):
+    extract(corpus, tiny(), views=Views(count=1), workers=1)
+    path = rows_of(corpus, "tiny") / "stamp.json"
+    stamp = read_json(path)
+    assert [shard.pop("first") for shard in stamp["shards"]][:2] == [0, 8]
+    stamp["teacher"].pop("outputs")
+    write_json(path, stamp)
+    assert len(open_features(corpus, "tiny", tiny())) == 44
+    assert extract(corpus, tiny(), views=Views(count=1), workers=1).made == 0
+
+
+def test_views_that_would_be_drawn_otherwise_now_are_not_mixed_with_others(corpus, tiny, monkeypatch):
+    extract(corpus, tiny(), views=Views(count=1), workers=1)
+    before, tones = content(rows_of(corpus, "tiny")), augment_module._tones
+    monkeypatch.setattr(augment_module, "_tones", lambda *args: np.roll(tones(*args), 40))
+    for views in (None, Views(count=1), Views(count=2)):
+        with pytest.raises(RequestError, match=r"rows with other augmentation lie there.*--replace"):
+            extract(corpus, tiny(), views=views, workers=1)
+    assert content(rows_of(corpus, "tiny")) == before
+    told = extract(corpus, tiny(), views=Views(count=1), workers=1, replace=True)
+    assert told.made == 8 and open_features(corpus, "tiny").views == Views(count=1)
+
+
+def test_a_teacher_of_the_same_tensors_that_answers_otherwise_is_another(corpus, tiny):
+    extract(corpus, tiny(), workers=1)
+    for side, method in (("images", "encode_image"), ("texts", "encode_text")):
+        other, near = tiny(), tiny()
+        encode = getattr(tiny().model, method)
+        setattr(other.model, method, lambda given, encode=encode: encode(given).roll(1, -1))
+        setattr(near.model, method, lambda given, encode=encode: encode(given).bfloat16().float())
+        with pytest.raises(RequestError, match=f"rows with other outputs for {side} lie there"):
+            extract(corpus, other, workers=1)
+        with pytest.raises(UserError, match=f"a teacher with other outputs for {side}"):
+            open_features(corpus, "tiny", other)
+        assert extract(corpus, near, workers=1).made == 0
+
+
+def test_images_that_were_repaired_get_their_rows(corpus, tiny, expected):
+    options = {"views": Views(count=1), "workers": 1}
+    number, whole = 9, expected(views=Views(count=1))
+    shard, offset, _, _ = corpus.places(number, number + 1)[0]
+    path = corpus.path / corpus.shard_file(int(shard))
+    good = path.read_bytes()
+    path.write_bytes(good[: int(offset)] + bytes(20) + good[int(offset) + 20 :])
+    assert extract(corpus, tiny(), **options).unread == 1
+    assert extract(corpus, tiny(), **options).made == 0
+    path.write_bytes(good)
+    told = extract(corpus, tiny(), **options)
+    assert (told.unread, told.made) == (0, 1) and content(rows_of(corpus, "tiny")) == whole
+    assert open_features(corpus, "tiny").covered(np.array([number])).all()
+
+
+def test_files_that_are_lost_or_cut_are_made_again(corpus, tiny):
+    extract(corpus, tiny(), views=Views(count=1), workers=1)
+    folder = rows_of(corpus, "tiny")
+    whole = content(folder)
+    for name in ("image-00002.npy", "image-00004.v1.npy", "bank.npy"):
+        (folder / name).unlink()
+    for path in (folder / "image-00003.npy", folder / "bank.npy", *folder.glob("text-00000.*")):
+        path.write_bytes(whole[path.name][:-7])
+    (folder / "image-00005.npy").write_bytes(bytes(len(whole["image-00005.npy"])))
+    assert extract(corpus, tiny(), views=Views(count=1), workers=1).made == 5
+    assert content(folder) == whole
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.EROFS, "read only"), (errno.EACCES, "no permission"), (errno.EDQUOT, "the quota of this disk is used up")],
+)
+def test_a_folder_that_cannot_be_written_is_one_line(corpus, tiny, monkeypatch, number, said):
+    def refuse(path, data):
+        raise OSError(number, os.strerror(number), str(path))
+
+    extract(corpus, tiny(), workers=1)
+    features = open_features(corpus, "tiny")
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(UserError, match=f"{said}.*features.*same command again"):
+        extract(corpus, tiny(), "other", workers=1)
+    with pytest.raises(UserError, match=said):
+        standardise(features, Ranges.of(range(30)))
+    monkeypatch.setattr(coverage_module.pq, "ParquetWriter", lambda path, *_, **__: refuse(path, b""))
+    with pytest.raises(UserError, match=said):
+        cover(features)
+
+
+def test_rows_are_called_by_the_card_of_a_teacher(corpus, tiny):
+    told = extract(corpus, tiny("teacher:cards/own.yaml", teacher="mine"), workers=1, bank=[])
+    assert told.name == "mine" and open_features(corpus, "mine").stamp.teacher.name == "teacher:cards/own.yaml"

@@ -1,5 +1,7 @@
 """The verb: several teachers, counts said aloud, one line and an exit status for what fails."""
 
+import json
+import shutil
 import sys
 
 import numpy as np
@@ -7,11 +9,15 @@ import pytest
 import torch
 
 from medweave.cli import main
+from medweave.errors import RequestError
 from medweave.features.run import run
 from medweave.features.store import open_features
+from medweave.features.texts import bank_captions
 from medweave.models import dual
 from medweave.models.load import load
 from medweave.models.recipe import ModelRecipe
+from medweave.models.teachers.catalogue import card
+from medweave.recipe import as_data
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +80,37 @@ def test_the_command_line(corpus, teachers, shell):
     assert status == 0 and open_features(corpus, "first").stamp.dtype == "float16" and "covers" in said
     assert shell("--teacher", first, "--views", "-1")[0] == 2
     assert shell()[0] == 2
+
+
+def test_rows_may_have_another_name_than_their_model(corpus, teachers, shell, tmp_path):
+    twin = shutil.copytree(teachers / "second", tmp_path / "first=1" / "first")
+    first = str(teachers / "first")
+    status, _, wrong = shell("--teacher", first, "--teacher", str(twin), "--replace")
+    assert status == 2 and "2 teachers are called 'first'" in wrong and "NAME=REFERENCE" in wrong
+    assert len(wrong.strip().splitlines()) == 1 and not (corpus.path / "features").exists()
+    assert shell("--teacher", first, "--teacher", f"twin={twin}")[0] == 0
+    assert open_features(corpus, "first", load(first)) and open_features(corpus, "twin", load(twin))
+    assert open_features(corpus, "twin").stamp.teacher.reference == str(twin)
+
+
+def test_two_cards_of_one_name_are_refused(corpus, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(as_data(card("biomedclip")) | {"name": "mine"}))
+    cards = [f"teacher:{tmp_path / name}.yaml@nowhere" for name in ("one", "two")]
+    with pytest.raises(RequestError, match="2 teachers are called 'mine'"):
+        list(run(corpus.path, cards))
+
+
+def test_captions_of_corrected_labels_and_of_further_banks_get_rows(corpus, teachers, shell, tmp_path):
+    (tmp_path / "labels.csv").write_text(f"id,finding,state\n{corpus.fields(0)['id']},pneumothorax,present\n")
+    corpus.write_labels(tmp_path / "labels.csv", "fixed")
+    entry = {"modality": "xray", "anatomy": "chest", "finding": "pneumonia", "captions": ["a lung of our own words"]}
+    (tmp_path / "bank.yaml").write_text(json.dumps([entry]))
+    first, bank = str(teachers / "first"), tmp_path / "bank.yaml"
+    wanted = set(bank_captions(corpus.with_labels("fixed"), [bank]))
+    assert shell("--teacher", first)[0] == 0
+    assert not wanted <= open_features(corpus, "first").captions.keys()
+    assert shell("--teacher", first, "--labels", "fixed", "--bank", str(bank))[0] == 0
+    assert wanted <= open_features(corpus, "first").captions.keys() and "a lung of our own words" in wanted
+    assert shell("--teacher", first, "--labels", "other")[0] == 2
+    assert shell("--teacher", first, "--bank", str(tmp_path / "none.yaml"))[0] == 2

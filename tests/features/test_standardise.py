@@ -6,7 +6,7 @@ from safetensors.numpy import load_file
 
 from medweave.corpus.order import Ranges
 from medweave.corpus.views import split_view
-from medweave.errors import UserError
+from medweave.errors import DamagedError, UserError
 from medweave.features.extract import extract
 from medweave.features.standardise import Standard, _Moments, standardise
 from medweave.features.store import open_features
@@ -93,3 +93,15 @@ def test_one_tower_has_one_side(corpus, tiny):
     for name, side in (("eyes", "images"), ("words", "texts")):
         extract(corpus, tiny(name, sides=(side,)), workers=1)
         assert list(standardise(open_features(corpus, name), split_view(corpus, "train"))) == [side]
+
+
+def test_a_damaged_file_is_one_line(corpus, tiny):
+    extract(corpus, tiny(), workers=1)
+    features, training = open_features(corpus, "tiny"), split_view(corpus, "train")
+    standardise(features, training)
+    path = features.layout.standard
+    whole = path.read_bytes()
+    for length in (0, 5, len(whole) // 2):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DamagedError, match=r"damaged .*standard\.safetensors.*delete this file"):
+            standardise(features, training)

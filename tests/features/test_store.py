@@ -3,6 +3,7 @@
 import multiprocessing
 import pickle
 import shutil
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -156,3 +157,35 @@ def test_coverage_of_other_rows_is_refused(copied):
 )
 def test_names_of_rows_follow_from_models(model, name):
     assert name_of(model) == name
+
+
+def test_damaged_coverage_is_one_line(copied):
+    features = open_features(copied, "half")
+    table = pa.table({"covered": [True] * 44, "score": [0.5] * 44})
+    pq.write_table(table.replace_schema_metadata({"rows": features.stamp.rows_hash}), features.layout.covered)
+    whole = features.layout.covered.read_bytes()
+    for length in (0, 3, len(whole) // 2, len(whole) - 1):
+        features.layout.covered.write_bytes(whole[:length])
+        with pytest.raises(DamagedError, match=r"damaged .*covered\.parquet.*delete this file"):
+            open_features(copied, "half").covered(np.arange(3))
+    shorter = table.slice(1).replace_schema_metadata({"rows": features.stamp.rows_hash})
+    pq.write_table(shorter, features.layout.covered)
+    with pytest.raises(UserError, match="made for other rows"):
+        open_features(copied, "half").scores(np.arange(3))
+
+
+def test_scores_take_two_bytes_a_sample(stored, tmp_path):
+    """24 million samples and nine teachers: every worker of a loader holds them."""
+    features, count = open_features(stored, "half"), 1_000_000
+    scores = pa.array(np.random.default_rng(0).random(count), pa.float32(), mask=np.arange(count) % 3 == 0)
+    table = pa.table({"covered": np.arange(count) % 2 == 0, "score": scores})
+    pq.write_table(table.replace_schema_metadata({"rows": features.stamp.rows_hash}), tmp_path / "large.parquet")
+    large = features.with_verdicts(tmp_path / "large.parquet")
+    large._starts = np.array([0, count])
+    tracemalloc.start()
+    found = large.scores(np.array([0, 1, 2, count - 1]))
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 2.1 * count and peak < 4 * count
+    np.testing.assert_allclose(found[1:3], scores.slice(1, 2).to_numpy(), atol=1e-3)
+    assert np.isnan(found[0]) and large.covered(np.array([0, 1, 2])).tolist() == [True, False, True]

@@ -1,5 +1,6 @@
 """Lengths of texts before they are cut, by each kind of tokenizer; which captions a corpus can ask for."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from transformers import BertTokenizerFast
 
+from medweave.features.texts import TEXTS as BATCH
 from medweave.features.texts import bank_captions, token_counts, triplets
 from medweave.models.tokens import Tokens
 
@@ -43,3 +45,20 @@ def test_captions_are_those_of_findings_that_occur(corpus):
     assert len(found) == 4 and ("xray", "chest", "pneumonia") in found
     captions = bank_captions(corpus)
     assert captions == sorted(set(captions)) and len(captions) >= 40
+
+
+def test_few_texts_are_counted_at_a_time(bert):
+    """Each is padded to the longest length that is measured: a whole shard of them would fill the memory."""
+    words, sizes = HFTokenizer(str(bert), 16), []
+    tokenize = Tokens(lambda texts, context_length: (sizes.append(len(texts)), words(texts, context_length))[1], 16)
+    encoder = SimpleNamespace(model=SimpleNamespace(tokenize=tokenize))
+    texts = TEXTS * 130
+    assert token_counts(encoder, texts).tolist() == token_counts(encoder, TEXTS).tolist() * 130
+    assert sizes == [BATCH, BATCH, 8, len(TEXTS)]
+
+
+def test_further_banks_add_their_captions(corpus, tmp_path):
+    entry = {"modality": "xray", "anatomy": "chest", "finding": "pneumonia"}
+    (tmp_path / "own.yaml").write_text(json.dumps([entry | {"captions": ["a lung of our own words"]}]))
+    before, after = bank_captions(corpus), bank_captions(corpus, [tmp_path / "own.yaml"])
+    assert set(before) < set(after) and "a lung of our own words" in set(after) - set(before)
