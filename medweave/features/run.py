@@ -18,7 +18,7 @@ from medweave.features.layout import PLAIN, name_of, plain
 from medweave.features.store import open_features
 from medweave.features.texts import bank_captions
 from medweave.features.views import Views
-from medweave.models.load import TEACHER, _name
+from medweave.models.load import TEACHER, name_of_reference
 from medweave.models.teachers.catalogue import card
 
 NAMED = re.compile(rf"({PLAIN.pattern})=(.+)")
@@ -90,7 +90,7 @@ def _asked(teacher: str) -> tuple[str | None, str]:
 
 def _rows_name(reference: str) -> str:
     """The name that rows get by themselves: a card's, or the model's own. Raises RequestError for no card."""
-    model = _name(reference)
+    model = name_of_reference(reference)
     return plain(card(model.removeprefix(TEACHER)).name) if model.startswith(TEACHER) else name_of(model)
 
 

@@ -15,8 +15,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from open_clip.factory import load_checkpoint
-from open_clip.model import CustomTextCLIP
 from open_clip.tokenizer import HFTokenizer
 from safetensors.torch import save_file
 
@@ -26,11 +24,12 @@ from medweave.models.architecture import Architecture, assemble, text_config
 from medweave.models.preprocess import Preprocess
 from medweave.models.tokens import Tokens, tokenizer_of
 from medweave.models.two_towers import DualModel
-from medweave.models.weights import SHOWN, differences, read_state, weights_file
+from medweave.models.weights import load_strictly, open_clip_state, read_state, weights_file
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
 FACTS = "medweave.json"
+PARTS = {"embed_dim", "vision_cfg", "text_cfg"}  # of model_cfg
 TOKENIZERS = ("token*", "vocab*", "merges*", "special_tokens*", "added_tokens*", "*.model")
 
 
@@ -68,11 +67,13 @@ def open_folder(folder: Path) -> DualModel:
     folder = folder.resolve()
     _recover(folder)
     config = read_json(folder / CONFIG)
-    if not isinstance(config, dict) or "model_cfg" not in config:
-        raise UserError("no model_cfg in the configuration", where=folder / CONFIG)
-    architecture = architecture_in(folder, config["model_cfg"])
+    model_cfg = config.get("model_cfg") if isinstance(config, dict) else None
+    if not isinstance(model_cfg, dict) or not model_cfg.keys() >= PARTS:
+        raise UserError("no model_cfg with embed_dim, vision_cfg and text_cfg", where=folder / CONFIG)
+    architecture = architecture_in(folder, model_cfg)
     clip = assemble(architecture)
-    _load(clip, weights_file(folder))
+    file = weights_file(folder)
+    load_strictly(clip, open_clip_state(clip, read_state(file)), str(file))
     _correct(folder, config, architecture)
     tokens = Tokens(tokenizer_of(architecture.model_cfg["text_cfg"], folder), _context(architecture))
     preprocess = Preprocess.from_open_clip(config.get("preprocess_cfg") or {}, side_of(architecture))
@@ -146,15 +147,6 @@ def _config(model_cfg: Mapping[str, Any], preprocess: Preprocess) -> dict[str, A
 
 def _part(file: Path) -> dict[str, Any] | None:
     return read_json(file) if file.is_file() else None
-
-
-def _load(clip: CustomTextCLIP, file: Path) -> None:
-    state = read_state(file)
-    try:
-        load_checkpoint(clip, str(file), strict=True, weights_only=True)
-    except (RuntimeError, AssertionError):
-        wrong = "; ".join(differences(clip.state_dict(), state)[:SHOWN])
-        raise UserError("the weights are of another architecture", where=file, todo=wrong) from None
 
 
 def _correct(folder: Path, config: Mapping[str, Any], architecture: Architecture) -> None:

@@ -36,7 +36,7 @@ def load(reference: str | Path, device: str | torch.device | None = None) -> Enc
     name = str(reference)
     prefix = next((prefix for prefix in OPENERS if name.startswith(prefix)), None)
     model = open_whole(name) if prefix is None else OPENERS[prefix](name.removeprefix(prefix))
-    return encoder_of(model, _name(name), device)
+    return encoder_of(model, name_of_reference(name), device)
 
 
 def encoder_of(model: torch.nn.Module, name: str, device: str | torch.device | None = None) -> Encoder:
@@ -46,7 +46,7 @@ def encoder_of(model: torch.nn.Module, name: str, device: str | torch.device | N
     return Encoder(model.to(device).eval(), name)
 
 
-def _name(reference: str) -> str:
+def name_of_reference(reference: str) -> str:
     """A folder's own name (a run's, for its `model/`), a teacher's without its place; others are names already."""
     if reference.startswith(TEACHER):
         return reference.partition(FOLDER)[0]

@@ -75,9 +75,12 @@ def lite_state(name: str, tower: str) -> dict[str, Tensor]:
 
 
 def lite_named(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The weights of a package's file under timm's names."""
+    """The weights of a package's file under timm's names. Raises UserError for names that are not the package's."""
     places = [f"blocks.{stage}.{at}" for stage, count in enumerate(REPEATS[name]) for at in range(count)]
-    return {_timm_name(key, places): tensor for key, tensor in state.items()}
+    try:
+        return {_timm_name(key, places): tensor for key, tensor in state.items()}
+    except (KeyError, IndexError, ValueError) as error:
+        raise UserError(f"the names of the weights are not those of {name}: {error}") from error
 
 
 def _timm_name(key: str, places: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Things that come from a hub or a folder: whatever goes wrong on the way becomes one clear line."""
+"""Things that come from a hub or a folder, and are made of it: whatever goes wrong becomes one clear line."""
 
 from __future__ import annotations
 
@@ -6,26 +6,53 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import transformers
 
-from medweave.errors import UserError
+from medweave.errors import RequestError, UserError
+from medweave.models.whole import refuse_broken
+
+LONGEST = 160  # characters of a library's own message
 
 
 @contextmanager
 def reaching(name: str, what: str) -> Iterator[None]:
-    """Turn the many errors of hub clients into one UserError: `what` (weights, tokenizer, …) of `name`."""
+    """Turn the many errors of libraries into one UserError: `what` (weights, tokenizer, …) of `name`.
+
+    name: a folder, or a name of the hub. A folder's own files are named where they are not whole.
+    """
     try:
         with quietly():
             yield
     except UserError:
         raise
-    except (OSError, RuntimeError, ValueError, KeyError, ImportError) as error:
-        reason = " ".join(str(error).split())[:160]
+    except Exception as error:  # hub clients and readers of files raise whatever they like
+        if Path(name).is_dir():
+            refuse_broken(Path(name))
+            raise UserError(f"the {what} in this folder cannot be read", where=name, todo=reason_of(error)) from error
         raise UserError(
             f"cannot get the {what} of {name}",
-            todo=f"it is no such folder here, not in the local hub cache, or the hub cannot be reached ({reason})",
+            todo="it is no such folder here, not in the local hub cache, or the hub cannot be reached "
+            f"({reason_of(error)})",
         ) from error
+
+
+@contextmanager
+def making(what: str, where: str | Path) -> Iterator[None]:
+    """Turn what libraries raise for a configuration that makes no model into a RequestError. where: who says it."""
+    try:
+        with quietly():
+            yield
+    except UserError:
+        raise
+    except Exception as error:  # each kind of model raises its own
+        raise RequestError(f"this makes no {what}", where=where, todo=reason_of(error)) from error
+
+
+def reason_of(error: Exception) -> str:
+    """A library's own message on one line, not too long; its kind where it says nothing."""
+    return " ".join(str(error).split())[:LONGEST] or type(error).__name__
 
 
 @contextmanager

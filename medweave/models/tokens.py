@@ -53,7 +53,7 @@ def pads_freely(model: CustomTextCLIP, tokens: Tokens) -> bool:
         with torch.no_grad():
             whole = model.encode_text(tokens.padded(TRIAL), normalize=True)
             alone = [model.encode_text(tokens.trimmed(tokens.padded([text])), normalize=True) for text in TRIAL]
-    except RuntimeError:  # open_clip's causal towers take nothing but the full context
+    except (RuntimeError, IndexError):  # causal towers of open_clip take the full context only; others not as much
         return False
     finally:
         model.train(training)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import open_clip
 import timm
 import torch
+from open_clip.convert import convert_state_dict
 from open_clip.factory import load_state_dict
 from open_clip.hf_model import HFTextEncoder
 from open_clip.model import (
@@ -28,11 +28,14 @@ from transformers import AutoModel
 from medweave import progress
 from medweave.errors import RequestError, UserError, unknown_name
 from medweave.models.architecture import timm_facts
-from medweave.models.reaching import quietly, reaching
+from medweave.models.reaching import quietly, reaching, reason_of
 from medweave.models.towers import projection_names, trunk_prefix
+from medweave.models.whole import AGAIN, fault_of
 
 State = dict[str, Tensor]
 SHOWN = 3
+SCALARS = {"logit_scale", "logit_bias"}
+POSITION_NUMBERS = "text.transformer.embeddings.position_ids"  # older versions stored them; they are computed now
 SAFE = "give a safetensors file"
 NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 HEADS = ("cls.", "lm_head.", "pooler.", "classifier.", "vocab_", "mlm_head.")  # of transformers' task models
@@ -56,19 +59,16 @@ def _read(file: Path) -> State:
         return load_state_dict(str(file), weights_only=True)
     except FileNotFoundError:
         raise RequestError("no such weights file", where=file) from None
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        KeyError,
-        pickle.UnpicklingError,
-        AttributeError,
-        StopIteration,
-    ) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"no weights can be read: {reason}", where=file, todo=SAFE) from error
-    except Exception as error:  # safetensors' own error has no common base
-        raise UserError(f"not a whole weights file: {error}", where=file) from error
+    except Exception as error:  # each format has its own
+        raise unreadable(file, error) from error
+
+
+def unreadable(file: Path, error: Exception) -> UserError:
+    """The error for a weights file that cannot be read: that it is not whole where that shows, else the reader's."""
+    fault = fault_of(file) if file.is_file() else None
+    if fault:
+        return UserError(f"{file.name} {fault}", where=file.parent, todo=AGAIN)
+    return UserError(f"no weights can be read: {reason_of(error)}", where=file, todo=SAFE)
 
 
 def weights_file(folder: Path) -> Path:
@@ -122,6 +122,21 @@ def _difference(name: str, own: Tensor, given: Tensor | None) -> str | None:
     if given is None:
         return f"{name} is missing"
     return None if given.shape == own.shape else f"{name} is {list(given.shape)} instead of {list(own.shape)}"
+
+
+def open_clip_state(clip: CustomTextCLIP, state: State) -> State:
+    """A checkpoint of open_clip under the names of today, as open_clip's own loading has it, but at its own size.
+
+    Of a text tower inside a CLIP, of Apple's MobileCLIP, of a scale with one number or none; and position_ids of old.
+    """
+    state = convert_state_dict(clip, dict(state))
+    if "positional_embedding" in state:
+        state = convert_to_custom_text_state_dict(state)
+    own = clip.state_dict()
+    for name in SCALARS & state.keys() & own.keys():
+        if state[name].numel() == own[name].numel():
+            state[name] = state[name].reshape(own[name].shape)
+    return {name: tensor for name, tensor in state.items() if name != POSITION_NUMBERS}
 
 
 def hub_text_state(encoder: HFTextEncoder, source: str) -> State:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from timm.models._hub import load_model_config_from_path
 from transformers import AutoConfig, AutoTokenizer
 
@@ -40,6 +41,14 @@ MODELS = {
     "open_clip": {"image": {"tower": "open_clip:tiny-arch", "resize": "crop"}, "text": {"tower": "open_clip"}},
     "no projection": {"image": {"projection": "none"}, "embed": 96, "text": {"pooler": "cls_pooler"}},
 }
+
+
+@pytest.fixture
+def open_clip_folder(recipe_of, tiny_arch, tmp_path):
+    """A model of open_clip's own towers: 32 pixels, 20 tokens."""
+    image, text = {"tower": f"open_clip:{tiny_arch}"}, {"tower": "open_clip", "context": 20}
+    dual.save(dual.build(recipe_of(image=image, text=text, embed=16)), tmp_path / "model")
+    return tmp_path / "model"
 
 
 @pytest.mark.slow
@@ -142,6 +151,46 @@ def test_weights_of_another_architecture(recipe_of, tmp_path):
     with pytest.raises(UserError, match=r"visual.trunk.conv_stem.weight is missing") as error:
         load(tmp_path / "b")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "words"),
+    [
+        ("vision_cfg", "image_size", 64, r"visual.positional_embedding is \[17, 32\] instead of \[65, 32\]"),
+        ("text_cfg", "context_length", 10, r"text.positional_embedding is \[20, 16\] instead of \[10, 16\]"),
+        ("text_cfg", "context_length", 40, r"text.positional_embedding is \[20, 16\] instead of \[40, 16\]"),
+    ],
+)
+def test_weights_of_another_size_are_not_resized(part, key, value, words, open_clip_folder):
+    file = open_clip_folder / CONFIG
+    config = json.loads(file.read_text())
+    config["model_cfg"][part][key] = value
+    file.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=words) as error:
+        load(open_clip_folder)
+    assert "\n" not in str(error.value)
+
+
+def test_checkpoints_of_older_open_clip_are_read(open_clip_folder, pictures):
+    """Half precision, the text tower's weights without `text.`, a scale of one number, numbers of positions."""
+    before, file = load(open_clip_folder), open_clip_folder / WEIGHTS
+    state = {name.removeprefix("text."): tensor.half() for name, tensor in load_file(file).items()}
+    state["logit_scale"] = state["logit_scale"].reshape(1)
+    state["text.transformer.embeddings.position_ids"] = torch.arange(20)[None]
+    save_file(state, file)
+    after = load(open_clip_folder)
+    assert after.model.clip.visual.proj.dtype == torch.float32
+    np.testing.assert_allclose(after.embed_images(pictures), before.embed_images(pictures), atol=5e-3)
+    np.testing.assert_allclose(after.embed_texts(TEXTS), before.embed_texts(TEXTS), atol=5e-3)
+    assert after.head.scale == pytest.approx(before.head.scale, rel=1e-2)
+
+
+def test_a_configuration_that_lacks_a_part(open_clip_folder):
+    file = open_clip_folder / CONFIG
+    for model_cfg in ([], {"embed_dim": 16, "vision_cfg": {}}):
+        file.write_text(json.dumps({"model_cfg": model_cfg}))
+        with pytest.raises(UserError, match="no model_cfg with embed_dim, vision_cfg and text_cfg"):
+            load(open_clip_folder)
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "gone"])

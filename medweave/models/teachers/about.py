@@ -41,7 +41,7 @@ def listing(cards: Iterable[Card]) -> list[dict[str, Any]]:
 
 
 def checked(card: Card, folder: Path | None) -> Copy | None:
-    """Open the copy in `folder`, else the one found here, and check its golden vectors; None where there is no copy."""
+    """Open the copy in `folder`, else the one found here, try it out and check its golden vectors; None without one."""
     place = places.found(card) if folder is None else places.folder_of(card, folder)
     if place is None or card.family is None:
         return None
@@ -52,6 +52,7 @@ def checked(card: Card, folder: Path | None) -> Copy | None:
     copy = Copy(place)
     try:
         encoder = encoder_of(opened(card, place), TEACHER + card.name)
+        golden.try_out(encoder)
         copy.facts = encoder.facts
         wanted = golden.expected(card, place)
         copy.deviations = None if wanted is None else golden.deviations(encoder, wanted)

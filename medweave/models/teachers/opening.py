@@ -86,12 +86,14 @@ def disagreements(card: Card, model: Any) -> list[str]:
 
 def facts(card: Card) -> dict[str, Any]:
     """What an encoder tells of a teacher beyond its sizes."""
+    binds = card.reaches_models_trained_on_outputs
     return {
         "teacher": card.name,
         "title": card.title,
         "domains": card.domains if card.domains is UNKNOWN else list(card.domains),
         "licence": str(card.licence),
         "licence_class": card.licence_class,
+        "binds_students": None if binds is UNKNOWN else binds,
     }
 
 

@@ -21,7 +21,7 @@ from medweave.models.teachers.catalogue import UNKNOWN, Card, text_of
 from medweave.models.teachers.pixels import of_card
 from medweave.models.teachers.places import text_folder
 from medweave.models.teachers.strict import config_in, model_from, tokenizer_in
-from medweave.models.weights import State
+from medweave.models.weights import State, refuse
 
 
 class OwnPair(nn.Module, ABC):
@@ -39,7 +39,7 @@ class OwnPair(nn.Module, ABC):
         self.text = model_from(config, text, where)
         self.tokenizer = tokenizer_in(place, config.vocab_size)
         self.preprocess, self.context, self.masked = of_card(card), context_of(card), text_of(card).masked
-        self.logit_scale = _scale(card, scale)
+        self.logit_scale = _scale(card, scale, where)
         self.facts: dict[str, Any] = {}
 
     def tokenize(self, texts: Sequence[str]) -> BatchEncoding:
@@ -76,9 +76,10 @@ def context_of(card: Card) -> int:
     return int(context)
 
 
-def _scale(card: Card, stored: Tensor | None) -> nn.Parameter | None:
+def _scale(card: Card, stored: Tensor | None, where: Path) -> nn.Parameter | None:
     """Logarithm of the scale: the files', else the card's; None where neither knows."""
     if stored is not None:
+        refuse([] if stored.numel() == 1 else [f"logit_scale is {list(stored.shape)} and no single number"], where)
         return nn.Parameter(stored.float().reshape(()))
     known = UNKNOWN if card.head is None else card.head.scale
     return None if known is UNKNOWN else nn.Parameter(torch.tensor(math.log(known)))

@@ -13,13 +13,16 @@ from medweave.errors import UserError
 from medweave.models.preprocess import FILTERS, Preprocess
 from medweave.models.reaching import reaching
 from medweave.models.teachers.catalogue import UNKNOWN, Card, image_of
+from medweave.models.whole import need
 
 PILLOW_FILTERS = {2: "bilinear", 3: "bicubic"}
 BYTE = 1 / 255
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 def of_processor(source: str | Path) -> Preprocess:
     """What the image processor of a folder or of the hub does. Raises UserError for one that we cannot repeat."""
+    need(source, *PROCESSOR_FILES)
     with reaching(str(source), "preprocessing"):
         processor = AutoImageProcessor.from_pretrained(str(source), use_fast=False)
     _check_steps(processor, source)

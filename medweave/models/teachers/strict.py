@@ -13,9 +13,10 @@ from torch import Tensor
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer
 
 from medweave.errors import RequestError, UserError
-from medweave.models.reaching import reaching
+from medweave.models.reaching import making, reaching
 from medweave.models.tokens import check_tokenizer
 from medweave.models.weights import SAFE, State, refuse
+from medweave.models.whole import need, refuse_broken
 
 OPTIONS: dict[str, Any] = {
     "dtype": torch.float32,
@@ -28,13 +29,15 @@ BUFFERS = ("position_ids", "relative_position_index")  # older versions stored t
 
 def config_in(source: str | Path) -> Any:
     """The configuration of a folder, or of the hub."""
+    need(source, "config.json")
     with reaching(str(source), "configuration"):
         return AutoConfig.from_pretrained(str(source))
 
 
 def model_in(source: str | Path, unused: tuple[str, ...] = ()) -> Any:
     """The model of a folder, or of the hub, in eval(). unused: beginnings of keys that need not fit."""
-    with _tensors_only(source), reaching(str(source), "model"):
+    need(source, "*.safetensors", "*.bin")
+    with reaching(str(source), "model"), _tensors_only(Path(source)):
         model, report = AutoModel.from_pretrained(str(source), **OPTIONS)
     refuse(_differences(report, unused), source)
     return model.eval()
@@ -42,9 +45,9 @@ def model_in(source: str | Path, unused: tuple[str, ...] = ()) -> Any:
 
 def model_from(config: Any, state: Mapping[str, Tensor], where: Path) -> Any:
     """The model of a configuration with weights under the names that transformers stores, in eval()."""
-    kind: Any = MODEL_MAPPING[type(config)]
     kept = {name: tensor for name, tensor in state.items() if not name.endswith(BUFFERS)}
-    with reaching(str(where), "model"):
+    with making("model", where):
+        kind: Any = MODEL_MAPPING[type(config)]
         model, report = kind.from_pretrained(None, config=config, state_dict=kept, **OPTIONS)
     refuse(_differences(report), where)
     return model.eval()
@@ -74,11 +77,13 @@ def below(state: State, prefix: str) -> State:
 
 
 @contextmanager
-def _tensors_only(where: str | Path) -> Iterator[None]:
+def _tensors_only(source: Path) -> Iterator[None]:
     try:
         yield
     except pickle.UnpicklingError as error:
-        raise UserError("more than tensors in the weights file", where=where, todo=SAFE) from error
+        if source.is_dir():
+            refuse_broken(source)
+        raise UserError("more than tensors in the weights file", where=source, todo=SAFE) from error
 
 
 def _differences(report: Mapping[str, Any], unused: tuple[str, ...] = ()) -> list[str]:

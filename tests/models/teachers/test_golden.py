@@ -2,12 +2,18 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
+import torch
 
 from medweave.errors import RequestError, UserError
-from medweave.models.teachers import golden
-from medweave.models.teachers.catalogue import Golden
+from medweave.models.load import load
+from medweave.models.offline import minilm_folder
+from medweave.models.teachers import about, golden
+from medweave.models.teachers.catalogue import Golden, card
+
+PACKAGES = ["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2", "all-minilm-l6-v2"]
 
 
 @pytest.fixture
@@ -24,21 +30,21 @@ def test_the_fixed_image_is_the_same_everywhere():
 
 
 def test_what_was_written_is_found_and_holds(copy):
-    card, folder, encoder = copy
-    assert golden.expected(card, folder) is None
+    known, folder, encoder = copy
+    assert golden.expected(known, folder) is None
     assert golden.write(encoder, folder) == folder / "golden.json"
-    wanted = golden.expected(card, folder)
-    assert len(wanted.image) == len(wanted.text) == 8
+    wanted = golden.expected(known, folder)
+    assert len(wanted.image) == len(wanted.text) == 12
     assert set(golden.deviations(encoder, wanted)) == {"image", "text"}
     assert max(golden.deviations(encoder, wanted).values()) < 1e-5
 
 
 def test_a_copys_own_vectors_come_before_the_cards(copy, card_of):
     _, folder, encoder = copy
-    card = card_of(golden={"image": [0.1, 0.2]})
-    assert golden.expected(card, folder).image == (0.1, 0.2)
+    known = card_of(golden={"image": [0.1, 0.2]})
+    assert golden.expected(known, folder).image == (0.1, 0.2)
     golden.write(encoder, folder)
-    assert len(golden.expected(card, folder).image) == 8
+    assert len(golden.expected(known, folder).image) == 12
 
 
 def test_other_rows_are_noticed(copy):
@@ -59,7 +65,33 @@ def test_a_side_that_the_model_lacks(tiny_bert, card_of, encoder):
 
 
 def test_a_broken_file_is_said(copy):
-    card, folder, _ = copy
+    known, folder, _ = copy
     (folder / "golden.json").write_text(json.dumps({"picture": [1.0]}))
     with pytest.raises(RequestError, match=r"golden\.json"):
-        golden.expected(card, folder)
+        golden.expected(known, folder)
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_the_packages_give_the_rows_of_their_cards_and_changed_weights_do_not(name):
+    copy = about.checked(card(name), None)
+    assert copy.problem is None and max(copy.deviations.values()) < golden.TOLERANCE
+    changed = load(f"teacher:{name}", "cpu")
+    with torch.no_grad():
+        next(p for p in changed.model.parameters() if p.ndim > 1).mul_(1.05)
+    with pytest.raises(UserError, match="gives other rows than it should"):
+        golden.deviations(changed, card(name).golden)
+
+
+@pytest.mark.parametrize("name", PACKAGES[:3])
+def test_another_way_of_resizing_is_noticed(name):
+    encoder = load(f"teacher:{name}", "cpu")
+    encoder.model.preprocess = replace(encoder.preprocess, interpolation="bilinear")
+    with pytest.raises(UserError, match="gives other rows than it should"):
+        golden.deviations(encoder, card(name).golden)
+
+
+def test_the_card_of_the_sentence_encoder_holds_rows_of_sentence_transformers():
+    library = pytest.importorskip("sentence_transformers")
+    row = library.SentenceTransformer(str(minilm_folder()), device="cpu").encode(golden.TEXT)
+    kept = card("all-minilm-l6-v2").golden.text
+    assert kept == pytest.approx(row[: len(kept)], abs=2e-5)

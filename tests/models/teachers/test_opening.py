@@ -123,6 +123,13 @@ def test_teachers_that_cannot_be_had_are_said_in_one_line(reference, words, cach
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("said", "fact"), [(True, True), (False, False), ("unknown", None)])
+def test_whether_its_terms_bind_students_is_a_fact(said, fact, tiny_bert, card_of, encoder):
+    one_sided = {"family": "text", "image": None, "head": None, "text": {"pooling": "mean"}}
+    card = card_of(**one_sided, reaches_models_trained_on_outputs=said)
+    assert encoder(card, tiny_bert).facts["binds_students"] is fact
+
+
 def test_a_family_that_is_not_there(card_of, encoder, tmp_path):
     with pytest.raises(RequestError, match="no family 'clp': known are: clip, "):
         encoder(card_of(family="clp"), tmp_path)
@@ -142,7 +149,7 @@ def test_a_family_that_is_not_there(card_of, encoder, tmp_path):
 )
 def test_cards_that_do_not_suit_their_family(change, words, tiny_pair, card_of, encoder):
     _, folder = tiny_pair("clip")
-    torch.save({key: torch.zeros(1) for key in HEADS}, folder / "pytorch_model.bin")
+    torch.save({key: torch.zeros(1, 1) for key in HEADS}, folder / "pytorch_model.bin")
     with pytest.raises(UserError, match=words):
         encoder(card_of(**change), folder)
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, BatchEncoding
 
+from medweave.models.reaching import making
 from medweave.models.teachers.catalogue import Card
 from medweave.models.teachers.files import options_of, weights_in
 from medweave.models.teachers.own_pair import OwnPair
@@ -57,9 +58,11 @@ class MedClip(OwnPair):
         state, head = read_state(file), SWIN_HEAD if options.timm is None else RESNET_HEAD
         known = (SCALE, head, TEXT_HEAD)
         refuse([f"{key} is missing" for key in known if key not in state], file)
+        shapes = {key: list(state[key].shape) for key in (head, TEXT_HEAD)}
+        refuse([f"{key} is {shape} instead of [d, w]" for key, shape in shapes.items() if len(shape) != 2], file)
         refuse([f"{key} is unexpected" for key in state if not key.startswith((IMAGE, TEXT, *known))], file)
         super().__init__(card, folder, below(state, TEXT), state[SCALE], file)
-        self.image, width = _image_tower(options, below(_without(state, head), IMAGE), file)
+        self.image, width = _image_tower(options, below(_without(state, head), IMAGE), card, file)
         self.dim = len(state[TEXT_HEAD])
         self.image_projection = self._projection(state, head, width, file)
         self.text_projection = self._projection(state, TEXT_HEAD, self.text.config.hidden_size, file)
@@ -95,15 +98,17 @@ def open_teacher(card: Card, folder: Path) -> MedClip:
     return MedClip(card, folder, options_of(card, Options), weights_in(folder, "pytorch_model.bin")).eval()
 
 
-def _image_tower(options: Options, state: State, file: Path) -> tuple[nn.Module, int]:
+def _image_tower(options: Options, state: State, card: Card, file: Path) -> tuple[nn.Module, int]:
     """The tower with its weights, and its width."""
     tower: Any
+    where = f"options of teacher {card.name}"
     if options.timm is not None:
-        tower = timm.create_model(options.timm, num_classes=0)
+        with making("tower of timm", where):
+            tower = timm.create_model(options.timm, num_classes=0)
         load_strictly(tower, state, str(file))
     else:
-        assert options.transformers is not None
-        tower = model_from(AutoConfig.for_model(**options.transformers), state, file)
+        with making("tower of transformers", where):
+            tower = model_from(AutoConfig.for_model(**(options.transformers or {})), state, file)
     return tower, int(tower.num_features)
 
 

@@ -15,7 +15,6 @@ b texts or images, l tokens, d the joint width, w a tower's width.
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import torch
@@ -31,7 +30,7 @@ from medweave.models.teachers.files import options_of
 from medweave.models.teachers.own_pair import OwnPair
 from medweave.models.teachers.strict import below
 from medweave.models.towers import without_projection
-from medweave.models.weights import SAFE, State, load_strictly, read_state, refuse
+from medweave.models.weights import State, load_strictly, read_state, refuse, unreadable
 from medweave.recipe import Section
 
 CHECKPOINT = "checkpoint.pt"
@@ -107,8 +106,8 @@ def _tensor(file: Path) -> Tensor:
     """The one tensor of a file."""
     try:
         found = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise UserError("no weights can be read", where=file, todo=SAFE) from error
+    except Exception as error:  # each format has its own
+        raise unreadable(file, error) from error
     if not isinstance(found, Tensor):
         raise UserError(f"a {type(found).__name__} instead of one tensor", where=file)
     return found.detach()

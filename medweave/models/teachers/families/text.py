@@ -17,6 +17,7 @@ from medweave.errors import UserError
 from medweave.files import read_json
 from medweave.models.architecture import text_positions
 from medweave.models.teachers.catalogue import UNKNOWN, Card, text_of
+from medweave.models.teachers.files import mapping_in
 from medweave.models.teachers.one_sided import TextsOnly
 from medweave.models.teachers.strict import model_in, tokenizer_in, width_of
 from medweave.models.weights import HEADS
@@ -62,7 +63,9 @@ def open_teacher(card: Card, folder: Path) -> Sentences:
 def _context(card: Card, folder: Path, config: Any) -> int:
     """The files' limit, else the card's, else the most that the tower can read."""
     file, known = folder / "sentence_bert_config.json", text_of(card).context
-    told = read_json(file).get("max_seq_length") if file.is_file() else None
+    told = mapping_in(file).get("max_seq_length")
+    if told is not None and not isinstance(told, int):
+        raise UserError(f"max_seq_length is {told!r} and no whole number", where=file)
     limit = told or (None if known is UNKNOWN else known) or text_positions(config.to_dict())
     if limit is None:
         raise UserError(f"neither the files nor the card tell the context of {card.name}", where=folder)
@@ -82,7 +85,7 @@ def _told_pooling(folder: Path) -> str | None:
     file = folder / "1_Pooling" / "config.json"
     if not file.is_file():
         return None
-    told = read_json(file)
+    told = mapping_in(file)
     old = [name for name, on in told.items() if name.startswith("pooling_mode_") and on]
     mode = told.get("pooling_mode") or (OLD_MODES.get(old[0]) if len(old) == 1 else None)
     if mode not in POOLINGS:
@@ -92,7 +95,10 @@ def _told_pooling(folder: Path) -> str | None:
 
 def _check_modules(folder: Path) -> None:
     file = folder / "modules.json"
-    names = [str(module["type"]).rpartition(".")[2] for module in read_json(file)] if file.is_file() else []
+    modules = read_json(file) if file.is_file() else []
+    if not isinstance(modules, list) or not all(isinstance(one, dict) and "type" in one for one in modules):
+        raise UserError("modules.json is no list of modules with a type each", where=file)
+    names = [str(module["type"]).rpartition(".")[2] for module in modules]
     other = [name for name in names if name not in MODULES]
     if other:
         raise UserError(f"it has parts that are not repeated here: {', '.join(other)}", where=file)

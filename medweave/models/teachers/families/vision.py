@@ -14,14 +14,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from medweave.errors import RequestError, UserError
-from medweave.files import read_json
+from medweave.errors import RequestError, UserError, unknown_name
 from medweave.models import offline
 from medweave.models.architecture import timm_facts
 from medweave.models.preprocess import Preprocess
-from medweave.models.reaching import reaching
+from medweave.models.reaching import making, reaching
 from medweave.models.teachers.catalogue import Card, image_of
-from medweave.models.teachers.files import options_of, weights_in
+from medweave.models.teachers.files import mapping_in, options_of, weights_in
 from medweave.models.teachers.one_sided import ImagesOnly
 from medweave.models.teachers.pixels import of_processor, of_timm
 from medweave.models.teachers.strict import model_in, width_of
@@ -82,17 +81,15 @@ class TransformersImages(ImagesOnly):
 
 def open_teacher(card: Card, folder: Path) -> ImagesOnly:
     """The tower of a folder: transformers' where its config.json names a model_type, else timm's."""
-    options, pooling, file = options_of(card, Options), image_of(card).pooling, folder / "config.json"
-    config = read_json(file) if file.is_file() else {}
+    options, pooling, config = options_of(card, Options), image_of(card).pooling, mapping_in(folder / "config.json")
     if "model_type" in config:
         return TransformersImages(folder, pooling).eval()
     if not options.arch and "architecture" not in config:
         raise RequestError("no configuration of transformers or timm in this folder", where=folder)
-    trunk: Any = _trunk(options.arch or f"local-dir:{folder}", options)
+    trunk: Any = _trunk(options, card, folder)
     state = read_state(weights_in(folder, *NAMES))
     if options.names == "package":
-        assert card.package is not None
-        state = offline.lite_named(state, card.package)
+        state = offline.lite_named(state, _package(card))
     load_strictly(trunk, timm_trunk_state(trunk, state), str(folder))
     return TimmImages(trunk, of_timm(dict(trunk.pretrained_cfg), folder), pooling).eval()
 
@@ -105,12 +102,31 @@ def public_tower(source: str) -> TimmImages:
     return TimmImages(_public_trunk(name, weights), Preprocess.from_open_clip(known, config["input_size"][-1])).eval()
 
 
-def _trunk(name: str, options: Options) -> nn.Module:
+def _trunk(options: Options, card: Card, folder: Path) -> nn.Module:
     args = dict(options.args)
     if options.mlp_layer is not None:
-        args["mlp_layer"] = getattr(timm.layers, options.mlp_layer)
-    with reaching(name, "timm tower"):
-        return timm.create_model(name, pretrained=False, num_classes=0, **args)
+        args["mlp_layer"] = _layer(options.mlp_layer, card)
+    with making("tower of timm", f"options of teacher {card.name}" if card.options else folder / "config.json"):
+        return timm.create_model(options.arch or f"local-dir:{folder}", pretrained=False, num_classes=0, **args)
+
+
+def _layer(name: str, card: Card) -> Any:
+    """A layer of timm.layers. Raises RequestError for a name that is none."""
+    layers = {known: value for known, value in vars(timm.layers).items() if callable(value)}
+    if name not in layers:
+        raise unknown_name("layer of timm.layers", name, layers, where=f"options of teacher {card.name}")
+    return layers[name]
+
+
+def _package(card: Card) -> str:
+    """The package whose names the weights have. Raises RequestError for a card that names none with such names."""
+    if card.package not in offline.REPEATS:
+        raise RequestError(
+            "names: package needs the package too",
+            where=f"card of {card.name}",
+            todo=f"write package: {' or '.join(offline.REPEATS)}",
+        )
+    return str(card.package)
 
 
 def _public_trunk(name: str, weights: str) -> nn.Module:

@@ -137,6 +137,40 @@ def test_weights_that_do_not_fit_stop(how, key, words, release, encoder, change)
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("logit_scale", torch.zeros(3, 3), r"logit_scale is \[3, 3\] and no single number"),
+        ("logit_scale", torch.zeros(0), r"logit_scale is \[0\] and no single number"),
+        ("text_model.projection_head.weight", torch.zeros(()), r"projection_head.weight is \[\] instead of \[d, w\]"),
+        ("vision_model.projection_head.weight", torch.zeros(()), r"projection_head.weight is \[\] instead of \[d, w\]"),
+    ],
+)
+def test_scale_and_projections_of_another_shape_stop(key, value, words, release, encoder):
+    _, card, folder = release("swin")
+    file = folder / "pytorch_model.bin"
+    torch.save({**torch.load(file, weights_only=True), key: value}, file)
+    with pytest.raises(UserError, match=words) as error:
+        encoder(card, folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        ("swin", {"transformers": SWIN}, "no tower of transformers .options of teacher tiny.: .*'model_type'"),
+        ("swin", {"transformers": {"model_type": "swni"}}, "no tower of transformers .*: .*identifier: swni"),
+        ("swin", {"transformers": {"model_type": "swin", **SWIN, "num_heads": [3]}}, "this makes no model"),
+        ("resnet", {"timm": "resnet_no"}, "no tower of timm .options of teacher tiny.: Unknown model"),
+    ],
+)
+def test_options_that_make_no_tower(kind, options, words, release, encoder, card_of):
+    _, card, folder = release(kind)
+    with pytest.raises(RequestError, match=words) as error:
+        encoder(card_of(**{**card.model_dump(), "options": options}), folder)
+    assert "\n" not in str(error.value)
+
+
 def test_a_card_that_leaves_pixels_open_is_refused(release, encoder, card_of):
     _, card, folder = release("swin")
     open_card = card_of(**{**card.model_dump(), "image": {"size": 32}})

@@ -147,6 +147,34 @@ def test_preprocessing_that_cannot_be_repeated_is_refused(timm_folder, card_of, 
             encoder(card_of(**ONE_SIDED, image={}), folder)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"options": {"args": {"foo": 1}}}, "no tower of timm .options of teacher tiny.: .*argument 'foo'"),
+        ({"options": {"arch": "resnet_no"}}, r"no tower of timm .options of teacher tiny.: Unknown model"),
+        ({"options": {"mlp_layer": "SwiGluPacked"}}, "no layer of timm.layers is called .*did you mean .*SwiGLUPacked"),
+        ({"options": {"names": "package"}}, "names: package needs the package too .*: write package: efficientnet"),
+        ({"options": {"names": "package"}, "package": "minilm"}, "names: package needs the package too"),
+        ({"options": {"names": "package"}, "package": "efficientnet-lite0"}, "not those of efficientnet-lite0"),
+    ],
+)
+def test_options_that_mean_nothing(changes, words, timm_folder, card_of, encoder):
+    with pytest.raises(UserError, match=words) as error:
+        encoder(card_of(**ONE_SIDED, image={}, **changes), timm_folder("test_resnet"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(3, "config.json is no mapping"), ({"architecture": "nope"}, r"config.json.: Unknown model")]
+)
+def test_a_configuration_that_means_nothing(content, words, timm_folder, card_of, encoder):
+    folder = timm_folder("test_resnet")
+    (folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=words) as error:
+        encoder(card_of(**ONE_SIDED, image={}), folder)
+    assert "\n" not in str(error.value)
+
+
 def test_a_folder_without_configuration(tmp_path, card_of, encoder):
     with pytest.raises(RequestError, match="no configuration of transformers or timm"):
         encoder(card_of(**ONE_SIDED, image={}), tmp_path)
