@@ -240,9 +240,11 @@ def _outputs(encoder: Encoder) -> dict[Side, str]:
     """The rows of the picture and of the text that golden vectors are made of, by side."""
     rows: dict[Side, NDArray[np.float32]] = {}
     if "images" in encoder.sides:
-        rows["images"] = encoder.embed_images(golden.picture())
+        with golden.embedding(encoder, f"an image of {encoder.preprocess.size} pixels"):
+            rows["images"] = encoder.embed_images(golden.picture())
     if "texts" in encoder.sides:
-        rows["texts"] = encoder.embed_texts(golden.TEXT)
+        with golden.embedding(encoder, f"the text {golden.TEXT!r}"):
+            rows["texts"] = encoder.embed_texts(golden.TEXT)
     return {side: row.astype("<f2").tobytes().hex() for side, row in rows.items()}
 
 

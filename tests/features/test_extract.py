@@ -386,6 +386,18 @@ def test_the_stamp_says_what_the_rows_are(corpus, tiny):
     assert json.dumps(stamp).count("NaN") == 0
 
 
+def test_a_teacher_that_cannot_embed_is_one_line(corpus, tiny):
+    encoder = tiny()
+
+    def breaks(pixels):
+        raise RuntimeError("Input image size (224*224) doesn't match model (32*32)")
+
+    encoder.model.encode_image = breaks
+    with pytest.raises(UserError, match=r"cannot embed an image of \d+ pixels.*doesn't match") as error:
+        extract(corpus, encoder, "t", workers=1)
+    assert "\n" not in str(error.value)
+
+
 def test_what_is_told_of_a_teacher_is_what_it_says_now(corpus, tiny):
     """A licence that was looked up later costs no row."""
     extract(corpus, tiny(), "t", workers=1)

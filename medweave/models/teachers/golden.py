@@ -41,11 +41,11 @@ def picture() -> NDArray[np.uint8]:
 def try_out(encoder: Encoder) -> None:
     """Embed the fixed image, and a text as long as the context. Raises UserError for a model that cannot."""
     if "images" in encoder.sides:
-        with _embedding(encoder, f"an image of {encoder.preprocess.size} pixels"):
+        with embedding(encoder, f"an image of {encoder.preprocess.size} pixels"):
             encoder.embed_images(picture())
     if "texts" in encoder.sides:
         context = int(encoder.facts["context"])
-        with _embedding(encoder, f"a text of {context} tokens"):
+        with embedding(encoder, f"a text of {context} tokens"):
             encoder.embed_texts(" ".join(["lung"] * context))
 
 
@@ -87,7 +87,8 @@ def deviations(encoder: Encoder, wanted: Golden) -> dict[str, float]:
 
 
 @contextmanager
-def _embedding(encoder: Encoder, what: str) -> Iterator[None]:
+def embedding(encoder: Encoder, what: str) -> Iterator[None]:
+    """Raises UserError where an encoder cannot embed something."""
     try:
         yield
     except UserError:
