@@ -118,8 +118,5 @@ def _text(rows: Sequence[Mapping[str, Any]], oracle: str) -> str:
         ]
         for row in rows
     ]
-    note = (
-        "The oracle takes, for each set and fold, the teacher that is best on the validation part by prompts, for the "
-    )
-    note += "probe as well."
+    note = "The oracle takes, for each set and fold, the teacher that is best by prompts on validation, for probes too."
     return "\n\n".join(["## Against the best of the teachers", note, Grid(head, cells, text=4).markdown()])

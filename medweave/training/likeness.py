@@ -17,10 +17,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from medweave.errors import UserError
-from medweave.training.tiles import tiles
-
-# A smaller sum of exponentials has lost its small terms.
-SMALLEST_SUM = {torch.float32: 1e-30, torch.float64: 1e-300}
+from medweave.training.tiles import in_range, tiles
 
 
 @dataclass(frozen=True)
@@ -128,8 +125,7 @@ class _Sums:
     @property
     def in_range(self) -> bool:
         """Whether nothing overflowed or lost its small terms."""
-        least = SMALLEST_SUM[self.rows.dtype]
-        return all(bool(((sums > least) & sums.isfinite()).all()) for sums in (self.rows, self.columns))
+        return in_range(self.rows) and in_range(self.columns)
 
     @property
     def logs(self) -> Tensor:

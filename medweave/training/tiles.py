@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 TILE_ROWS, TILE_COLUMNS = 512, 4096
-SMALLEST_SUM = 1e-30  # a smaller sum of exponentials in float32 has lost its small terms
+SMALLEST_SUM = {torch.float32: 1e-30, torch.float64: 1e-300}  # a smaller sum of exponentials has lost its small terms
 NEVER = -math.inf
 
 
@@ -66,7 +66,7 @@ class _LogSums(Function):
         own = torch.linalg.vecdot(image, text) * scale
         shift = own.mean()
         row_sums, column_sums = _exponential_sums(image, text, scale, shift, ignore)
-        ctx.one_shift = _in_range(row_sums) and _in_range(column_sums)
+        ctx.one_shift = in_range(row_sums) and in_range(column_sums)
         if ctx.one_shift:
             rows, columns = row_sums.log_() + shift, column_sums.log_() + shift
         else:
@@ -147,5 +147,6 @@ def _running_log_sums(image: Tensor, text: Tensor, scale: Tensor, ignore: Ignore
     return rows, columns
 
 
-def _in_range(sums: Tensor) -> bool:
-    return bool(((sums > SMALLEST_SUM) & sums.isfinite()).all())
+def in_range(sums: Tensor) -> bool:
+    """Whether no sum of exponentials overflowed or lost its small terms."""
+    return bool(((sums > SMALLEST_SUM[sums.dtype]) & sums.isfinite()).all())
