@@ -244,7 +244,7 @@ def _as_measured(one: Taught, file: Path, training: Ranges) -> Taught:
         inside = features.covered(numbers)
         told = features.scores(numbers)[inside]
         covered += int(inside.sum())
-        scores, scored = scores + float(np.nansum(told)), scored + int((~np.isnan(told)).sum())
+        scores, scored = scores + float(np.nansum(told, dtype=np.float64)), scored + int((~np.isnan(told)).sum())
     if not covered:
         raise UserError(
             f"{one.name} covers no training sample",
