@@ -46,6 +46,7 @@ from medweave.features.stamp import (
 )
 from medweave.features.store import Features, open_features
 from medweave.files import hash_of_file, only_writer
+from medweave.models.reaching import reason_of
 from medweave.progress import say, track
 
 Which = Literal["clips_output", "clips_project_output"]
@@ -109,7 +110,7 @@ class Published:
             try:
                 found[teacher] = self._pair(held, teacher)
             except Exception as error:  # tensors of any kind may stand under its name, or none
-                problems[teacher] = f"no vectors can be read: {_reason(error)}"
+                problems[teacher] = f"no vectors can be read: {reason_of(error)}"
         return found, problems
 
     def _held(self, line: Line) -> Mapping[str, torch.Tensor]:
@@ -122,7 +123,7 @@ class Published:
             held: Mapping[str, torch.Tensor] = torch.load(real, map_location="cpu", weights_only=True)
             return held
         except Exception as error:  # a damaged or malicious file can raise anything
-            raise DamagedError(f"no vectors can be read: {_reason(error)}", where=path) from None
+            raise DamagedError(f"no vectors can be read: {reason_of(error)}", where=path) from None
 
     def _pair(self, held: Mapping[str, torch.Tensor], teacher: str) -> Rows:
         image, text = (held[teacher + side].float().numpy() for side in SIDES)
@@ -216,10 +217,6 @@ def _lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, Line]]:
             raise UserError(f"line {number} is no sample", where=path) from None
         yield place, line
         place += len(text)
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
 
 
 def _begun(published: Published, teacher: str, corpus: Corpus, root: Path | None) -> _Work:
