@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MARK := $(VENV)/.installed
 
-.PHONY: quickstart test check bench install clean
+.PHONY: quickstart test test-gpu check bench install clean
 
 quickstart: $(MARK)
 	$(BIN)/medweave quickstart
@@ -21,6 +21,9 @@ install: $(MARK)
 
 test: $(MARK)-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-gpu: $(MARK)-dev
+	MEDWEAVE_GPU_TESTS=1 $(BIN)/python -m pytest -m gpu
 
 check: $(MARK)-dev
 	$(BIN)/ruff check medweave tests bench scripts

@@ -13,7 +13,6 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -135,15 +134,6 @@ def write_texts(
     return None
 
 
-def embed_pixels(encoder: Encoder, pixels: Pixels) -> Rows:
-    """Pictures as the model's preprocessing makes them, uint8 [n, s, s, 3] -> [n, d]."""
-    device = next(encoder.model.parameters()).device
-    with torch.inference_mode():
-        rows = encoder.model.eval().encode_image(encoder.preprocess.tensor(pixels).to(device))
-    found: Rows = rows.float().cpu().numpy()
-    return found
-
-
 def embed_texts(encoder: Encoder, texts: Sequence[str], whose: Callable[[int], str]) -> Rows:
     """[m] texts -> [m, d], each embedded once, those of like length together. whose: names a text that has no row."""
     distinct = sorted(set(texts), key=lambda text: (len(text), text))
@@ -179,7 +169,7 @@ def _write_images(job: Job, shard: int, views: Sequence[int]) -> Generator[int, 
         read = [(first + at, looks) for at, looks in enumerate(batch) if isinstance(looks, list)]
         places = [at for at, _ in read]
         for turn, view in enumerate(views if read else ()):
-            rows = embed_pixels(job.encoder, np.stack([looks[turn] for _, looks in read]))
+            rows = job.encoder.embed_pixels(np.stack([looks[turn] for _, looks in read]))
             check_rows(rows, partial(_sample, job, [numbers[at] for at in places]))
             stored[view][places] = encoded(rows, stamp.dtype)
         yield len(batch)

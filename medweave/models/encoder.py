@@ -93,6 +93,11 @@ class Encoder:
         """Paths, file bytes, Pillow images or uint8 arrays, one or many -> [n, d]. Raises UserError if unreadable."""
         return self._over_images("encode_image", images, batch)
 
+    def embed_pixels(self, pixels: Pixels) -> Rows:
+        """Pictures as `preprocess` makes them, uint8 [n, s, s, 3] -> [n, d]."""
+        with _in_use(self.model):
+            return self._of_pixels("encode_image", pixels)
+
     def image_features(self, images: Pictures, batch: int = 64) -> Rows:
         """The image tower's output before the joint projection, not normalised: [n, w]."""
         return self._over_images("image_features", images, batch)
@@ -125,11 +130,11 @@ class Encoder:
     def _over_images(self, method: str, images: Pictures, batch: int) -> Rows:
         preprocess = self.preprocess
         with _in_use(self.model):
-            parts = [
-                _numpy(getattr(self.model, method)(preprocess.tensor(pixels).to(self._device)))
-                for pixels in _decoded(preprocess, _many(images), batch)
-            ]
+            parts = [self._of_pixels(method, pixels) for pixels in _decoded(preprocess, _many(images), batch)]
         return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
+
+    def _of_pixels(self, method: str, pixels: Pixels) -> Rows:
+        return _numpy(getattr(self.model, method)(self.preprocess.tensor(pixels).to(self._device)))
 
     @property
     def _device(self) -> torch.device:
@@ -163,14 +168,21 @@ def _decoded(preprocess: Preprocess, images: Iterator[Picture], batch: int) -> I
 
 @contextmanager
 def _in_use(model: Any) -> Iterator[None]:
-    """No gradients, no dropout; a model in training goes on training afterwards."""
-    training = model.training
-    model.eval()
+    """No gradients, no dropout; a model in training goes on training afterwards.
+
+    Convolutions in full float32 on GPUs too: in TF32 a row would depend, at 1e-4, on the batch that it came in.
+    """
+    training, cudnn = model.training, torch.backends.cudnn
+    tf32, cudnn.allow_tf32 = cudnn.allow_tf32, False
+    if training:
+        model.eval()
     try:
         with torch.inference_mode():
             yield
     finally:
-        model.train(training)
+        cudnn.allow_tf32 = tf32
+        if training:
+            model.train()
 
 
 def _numpy(rows: torch.Tensor) -> Rows:

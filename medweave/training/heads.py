@@ -137,7 +137,7 @@ def _image_rows(work: Work, numbers: NDArray[np.int64], name: str) -> tuple[Tens
     model, towers = work.model.eval(), work.towers
     pictures = _Pictures(work.loader.corpus, model.preprocess, numbers)
     rows, known = [], []
-    for pixels, read in track(pictures.chunks(work.settings.workers), f"{name}: images", -(-len(numbers) // CHUNK)):
+    for pixels, read in track(pictures.chunks(work.workers), f"{name}: images", -(-len(numbers) // CHUNK)):
         with torch.autocast(towers.device.type, torch.bfloat16, enabled=towers.bf16):
             rows.append(model.image_features(towers.normalised(pixels.to(towers.device))).float().cpu())
         known.append(read)

@@ -90,7 +90,7 @@ def _steps(work: Work, log: Log | None) -> None:
     if work.validation and work.step == 0 and settings.head_start is not None:
         _validate(work, log)
     learn(work)
-    for share, waited in batches(work.loader, work.step, total, settings.workers, work.ranks.device.type == "cuda"):
+    for share, waited in batches(work.loader, work.step, total, work.workers, work.ranks.device.type == "cuda"):
         soup.begin_branch(work)
         set_rate(work.optimiser, rate(_in_branch(work), settings.branch_steps, settings.optimiser.warmup))
         made = _step(work, share)

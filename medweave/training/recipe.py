@@ -188,7 +188,9 @@ class TrainRecipe(Section):
     )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it")
     compile: bool = Field(False, description="torch.compile the towers (slow first step)")
-    workers: int = Field(1, ge=0, description="loader processes; 0: in the training process")
+    workers: int | None = Field(
+        None, ge=0, description="loader processes; 0: in the training process; None: one, and with a GPU up to eight"
+    )
     validation: ValidateRecipe = Field(ValidateRecipe(), description="validation while training")
     keep: Literal["best", "last"] = Field("best", description="which weights become the model")
     soup: SoupRecipe | None = Field(None, description="keep a mean of weights instead; None: no")

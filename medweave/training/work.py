@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -39,6 +40,7 @@ from medweave.training.teachers import Teachers, teachers_of
 from medweave.training.validate import Validation, exam_of
 
 SHOWN = 5  # names in a line
+MOST_LOADERS = 8
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,11 @@ class Work:
         return replace(rows.each(lambda own: self.ranks.gather(moved(own))), menu=menu)
 
     @property
+    def workers(self) -> int:
+        """Loader processes of this process."""
+        return loader_processes(self.settings, self.ranks.device)
+
+    @property
     def frozen_norm(self) -> bool:
         """Whether batch norm keeps its statistics."""
         return self.settings.norm == "frozen" or self.ranks.world > 1 or self.settings.accumulate > 1
@@ -178,10 +185,10 @@ def prepare(recipe: Recipe, run: Run, data: Data, ranks: Ranks) -> Work:
     look = look_of(model, settings, teachers)
     tokenize = None if model.frozen_text else model.tokenize
     loader = Steps(data.corpus, data.order, data.captions, look, tokenize, ranks, settings.accumulate, menu, teachers)
-    pooled = None
+    pooled, loaders = None, loader_processes(settings, ranks.device)
     if model.frozen_text:
         file = run.path / "texts.safetensors"
-        pooled = texts.of_run(model, loader, settings.total_steps, settings.workers, data.bank_captions, file, ranks)
+        pooled = texts.of_run(model, loader, settings.total_steps, loaders, data.bank_captions, file, ranks)
     exam = exam_of(data.corpus, settings, data.captions.bank, data.labels.known, recipe.seed)
     work = Work(
         recipe,
@@ -256,6 +263,16 @@ def in_bf16(settings: TrainRecipe, device: torch.device) -> bool:
     """Whether the towers run in bf16: where it is asked for, and on GPUs that have it unless fp32 is asked for."""
     able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return settings.precision == "bf16" or (settings.precision == "auto" and able)
+
+
+def loader_processes(settings: TrainRecipe, device: torch.device) -> int:
+    """Those that are asked for; else one, for the towers need the cores, and on a GPU its share of the cores."""
+    if settings.workers is not None:
+        return settings.workers
+    if device.type != "cuda":
+        return 1
+    cores, processes = len(os.sched_getaffinity(0)), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(MOST_LOADERS, max(1, cores // processes - 1))
 
 
 def say_facts(work: Work) -> None:

@@ -12,7 +12,7 @@ from medweave.models.weights import check_tag
 from medweave.training.distributed import Ranks
 from medweave.training.objective import Given, Objectives, Standard, Teacher
 from medweave.training.recipe import TrainRecipe, read
-from medweave.training.work import check_heads, check_teachers, in_bf16, say_facts
+from medweave.training.work import check_heads, check_teachers, in_bf16, loader_processes, say_facts
 
 SHIPPED = [path for path in sorted(Path(__file__).parents[2].glob("recipes/*.yaml")) if read(path).model]
 
@@ -102,6 +102,18 @@ def test_precision_is_bf16_only_on_gpus_that_have_it(monkeypatch):
         assert in_bf16(settings["auto"], gpu) == able
         assert in_bf16(settings["bf16"], gpu) and not in_bf16(settings["fp32"], gpu)
     assert not in_bf16(settings["auto"], cpu) and in_bf16(settings["bf16"], cpu)
+
+
+def test_loaders_feed_a_gpu_with_the_cores_that_are_left(monkeypatch):
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    auto, four = (TrainRecipe(run="r", steps=1, workers=workers) for workers in (None, 4))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(6))
+    assert [loader_processes(auto, device) for device in (cpu, gpu)] == [1, 5]
+    assert [loader_processes(four, device) for device in (cpu, gpu)] == [4, 4]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert loader_processes(auto, gpu) == 2
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(200))
+    assert loader_processes(auto, gpu) == 8
 
 
 @pytest.mark.parametrize(("train", "world", "said"), [({}, 1, False), ({"accumulate": 2}, 1, True), ({}, 2, True)])

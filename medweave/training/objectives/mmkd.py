@@ -98,7 +98,8 @@ class Mmkd(Objective):
 
 def turned(frame: Tensor) -> Tensor:
     """A frame [E, D] with its D directions turned into others that span the same, at random."""
-    return frame @ nn.init.orthogonal_(torch.empty(frame.shape[1], frame.shape[1]))
+    turn = nn.init.orthogonal_(torch.empty(frame.shape[1], frame.shape[1]))  # on the CPU: the same on every device
+    return frame @ turn.to(frame)
 
 
 def frame(teacher: Teacher, width: int) -> Tensor:
