@@ -42,7 +42,7 @@ from medweave.files import hash_of, read_json, write_json
 from medweave.progress import say
 from medweave.recipe import Section, as_data, load_recipe
 from medweave.training.recipe import Recipe, read
-from medweave.training.run import Run
+from medweave.training.run import Run, deciding
 
 HERE = Path(__file__).resolve().parent
 RECIPES = HERE.parent / "recipes"
@@ -134,13 +134,13 @@ class Job:
     def inputs(self, corpus: Corpus) -> dict[str, str]:
         """All that its figures depend on, but for the code of its training: a finished run stays as it is."""
         recipe = as_data(self.recipe)
-        del recipe["corpus"], recipe["train"]["run"]  # the corpus counts by its hash, the place of a run not at all
-        if self.learns:
-            del recipe["train"]["teachers"]["folder"]  # they count by what they are made of
+        learnt = deciding(recipe)
+        learnt.pop("train.teachers.folder", None)  # they count by what they are made of
         arm = {name: value for name, value in as_data(self.arm).items() if name not in ("folds", "views")}
         others = {"teachers": hash_of([job.inputs(corpus) for job in self.teachers])} if self.teachers else {}
         rows = {"views": str(self.views)} if self.views is not None else {}
-        return {"recipe": hash_of([recipe, arm]), "corpus": corpus.hash, "code": code_version()} | others | rows
+        asked = hash_of([learnt, recipe["evaluate"], arm])
+        return {"recipe": asked, "corpus": corpus.hash, "code": code_version()} | others | rows
 
     def done(self, corpus: Corpus) -> bool:
         """Whether it was done with the same inputs."""

@@ -72,10 +72,10 @@ class Run:
         What an older version wrote is the same where the options that it did not know are at their defaults.
         inputs: hashes of what else decides the weights. Raises RequestError naming what differs.
         """
-        asked = {"recipe": _deciding(as_data(recipe)), "inputs": inputs}
+        asked = {"recipe": deciding(as_data(recipe)), "inputs": inputs}
         known = self.facts
         if known:
-            with_new_options = _deciding(as_data(load_recipe(self.path / "recipe.yaml", Recipe)))
+            with_new_options = deciding(as_data(load_recipe(self.path / "recipe.yaml", Recipe)))
             differing = sorted(_differences(with_new_options | known["asked"]["recipe"], asked["recipe"]))
             differing += sorted(_differences(known["asked"]["inputs"], inputs))
             if differing:
@@ -94,7 +94,7 @@ class Run:
         write_json(self.path / "run.json", {**self.facts, **facts, "finished": True})
 
 
-def _deciding(tree: dict[str, Any]) -> dict[str, Any]:
+def deciding(tree: dict[str, Any]) -> dict[str, Any]:
     """The part of a recipe that decides the weights, as dotted path -> value. The corpus counts by its hash."""
     flat = {path: value for name in ("seed", "model", "train") for path, value in _flat(tree[name], name)}
     return {path: value for path, value in flat.items() if path not in NO_MATTER}

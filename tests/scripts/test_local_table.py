@@ -58,6 +58,16 @@ def test_every_arm_is_a_valid_recipe_and_differs_from_the_others(script, name, t
     assert len({job.inputs(corpus)["recipe"] for job in jobs}) == len(jobs)
 
 
+def test_what_changes_no_figure_makes_no_other_job(script, table, tmp_path):
+    def inputs(*changes):
+        common = (*script._common(tmp_path, tmp_path / "out", 640), *changes)
+        return script.jobs_of(table, 1, tmp_path / "out", common)[0].inputs(SimpleNamespace(hash="c"))
+
+    plain = inputs()
+    assert inputs("train.workers=3", "train.log=1", "train.checkpoint=7") == plain
+    assert inputs("train.ema=0.5") != plain and inputs("evaluate.seed=5") != plain
+
+
 def test_a_job_is_done_once_and_a_failure_leaves_the_others(script, jobs, monkeypatch):
     corpus, ran = SimpleNamespace(hash="c"), []
 
