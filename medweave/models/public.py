@@ -37,6 +37,8 @@ def model_folder(reference: str) -> Path:
     for folder in (path, path / "model"):
         if (folder / CONFIG).is_file() or folder.with_name(f".{folder.name}.old").is_dir():
             return folder
+    if (path / "run.json").is_file():
+        raise RequestError("this run has no model yet", where=path, todo="the same `medweave train` goes on with it")
     if path.exists():
         raise RequestError(f"no model in this folder (no {CONFIG})", where=path)
     raise RequestError(
