@@ -8,11 +8,12 @@ from typing import Any
 import huggingface_hub
 import open_clip
 
-from medweave.errors import RequestError
+from medweave.errors import RequestError, nearest
 from medweave.models.architecture import Architecture, arch_config, assemble, text_config
 from medweave.models.folder import CONFIG, open_folder, side_of
 from medweave.models.preprocess import Preprocess
 from medweave.models.reaching import reaching
+from medweave.models.teachers.catalogue import cards
 from medweave.models.tokens import Tokens, tokenizer_of
 from medweave.models.two_towers import DualModel
 from medweave.models.weights import check_tag, load_strictly, tagged_state
@@ -41,9 +42,10 @@ def model_folder(reference: str) -> Path:
         raise RequestError("this run has no model yet", where=path, todo="the same `medweave train` goes on with it")
     if path.exists():
         raise RequestError(f"no model in this folder (no {CONFIG})", where=path)
-    raise RequestError(
-        f"no model {reference!r}", todo="give a run or model folder, or a reference such as hf-hub:OWNER/NAME"
-    )
+    names = [reference] if reference in cards() else nearest(reference, cards())
+    alike = [f"teacher:{name}" for name in names]
+    todo = f"did you mean {' or '.join(alike)}?" if alike else "give a run or model folder, or hf-hub:OWNER/NAME"
+    raise RequestError(f"no model {reference!r}", todo=todo)
 
 
 def open_hub(repository: str) -> DualModel:

@@ -157,6 +157,7 @@ def test_a_public_tag_is_open_clips_own_model(tiny_arch, tmp_path, monkeypatch, 
     ("reference", "words"),
     [
         ("nowhere/at-all", "no model 'nowhere/at-all'"),
+        ("biomedclip", r"did you mean teacher:biomedclip\?"),
         ("open_clip:ViT-B-61/openai", "ViT-B-16"),
         ("open_clip:ViT-B-16", "laion2b_s34b_b88k"),
         ("open_clip:ViT-B-16/openia", "openai"),
