@@ -184,5 +184,5 @@ def test_a_folder_without_a_model(tmp_path):
 
 def test_a_run_that_was_stopped_has_no_model_yet(tmp_path):
     (tmp_path / "run.json").write_text('{"asked": {}, "finished": false}')
-    with pytest.raises(RequestError, match="this run has no model yet .*: the same `medweave train` goes on with it"):
+    with pytest.raises(RequestError, match=r"this run has no model yet .*: the same `medweave train` goes on with it"):
         load(tmp_path)
