@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 INK, SOFT, GRID, BAND = "#1d2733", "#66758a", "#dfe5ec", "#f6f8fa"
-COLOURS = ("#0f766e", "#b45309", "#4338ca", "#be185d", "#4d7c0f", "#0369a1")
+COLOURS = ("#0f766e", "#b45309", "#4338ca", "#be185d", "#4d7c0f", "#0369a1", "#dc2626", "#6b7280", "#111827")
 LEAST_IN_BIN = 15  # images behind a point of a reliability curve
 matplotlib.use("svg")
 matplotlib.rcParams.update(

@@ -87,7 +87,7 @@ def every_set(table: Comparison, metric: str) -> Grid:
             found = row["metrics"][metric]
             marks = ["", *(" *" if (d.get("p_holm") or 1) < SIGNIFICANT else "" for d in found["differences"])]
             cells = [with_interval(value) + mark for value, mark in zip(found["values"], marks, strict=True)]
-            rows.append([set_name(row), row["modality"], str(row["n"]), str(row["groups"]), *cells])
+            rows.append([set_name(row, metric), row["modality"], str(row["n"]), str(row["groups"]), *cells])
     return Grid(["set", "modality", "images", "groups", *map(column_name, table.columns)], rows, text=2)
 
 
@@ -95,8 +95,9 @@ def set_chart(table: Comparison, metric: str) -> str:
     """Every set with its interval, one series a model, and the means over sets below."""
     rows = [row for row in [*table.sets, *table.macros] if metric in row["metrics"]]
     bars = [
-        charts.Bar(set_name(row), value["value"], value["low"], value["high"], CHANCE.get(metric), column_name(column))
+        charts.Bar(name, value["value"], value["low"], value["high"], CHANCE.get(metric), column_name(column))
         for row in rows
+        for name in [set_name(row, metric)]
         for column, value in zip(table.columns, row["metrics"][metric]["values"], strict=True)
         if value["value"] is not None
     ]
@@ -122,10 +123,10 @@ def difference_chart(table: Comparison) -> str:
     return charts.intervals(bars, label, (min(ends) - room, max(ends) + room), colours)
 
 
-def set_name(row: dict[str, Any]) -> str:
-    """A set's name, marked where a shortcut is known; a mean's in words."""
+def set_name(row: dict[str, Any], metric: str) -> str:
+    """A set's name, marked where a shortcut is known; a mean's in words, with the sets that have the metric."""
     if "sets" in row:
-        return f"mean of {_sets(len(row['sets']), row)}"
+        return f"mean of {_sets(row['metrics'][metric]['values'][0]['sets'], row)}"
     return row["set"] + (" †" if row["confounded"] else "")
 
 

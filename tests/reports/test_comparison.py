@@ -50,6 +50,18 @@ def test_the_axis_reaches_to_a_low_of_zero(table, monkeypatch):
     assert comparison.set_chart(changed, "macro_auroc")[0] == 0
 
 
+def test_a_mean_says_how_many_sets_it_is_of(table, monkeypatch):
+    monkeypatch.setattr(comparison.charts, "intervals", lambda bars, label, limits: [bar.name for bar in bars])
+    for metric in comparison.measured(table):
+        known = [row["metrics"][metric]["values"] for row in table.sets if metric in row["metrics"]]
+        counted = sum(all(value["value"] is not None for value in values) for values in known)
+        assert f"mean of {counted} set" in " ".join(comparison.set_chart(table, metric))
+    changed = deepcopy(table)
+    for value in changed.macros[0]["metrics"]["macro_auroc"]["values"]:
+        value["sets"] = 1
+    assert "mean of 1 set" in comparison.set_chart(changed, "macro_auroc")
+
+
 def test_the_tick_of_no_difference_is_on_the_axis(table, monkeypatch):
     monkeypatch.setattr(comparison.charts, "intervals", lambda bars, label, limits, colours: limits)
     changed = deepcopy(table)
