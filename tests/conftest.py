@@ -14,17 +14,9 @@ from pathlib import Path
 
 import pytest
 
-GPU = os.environ.get("MEDWEAVE_GPU_TESTS") == "1"
-if not GPU:
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests fork, and compare bytes: with a GPU only those marked `gpu` do
+if "MEDWEAVE_GPU_TESTS" not in os.environ:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests fork, and compare bytes: only those of `make test-gpu` see a GPU
 MISSING = "a server to test against needs the dev extra (moto, flask, s3fs)"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a GPU run alone, and only where they are asked for."""
-    for item in items:
-        if (item.get_closest_marker("gpu") is not None) != GPU:
-            item.add_marker(pytest.mark.skip(reason="`make test-gpu` runs what needs a GPU, `make test` all else"))
 
 
 class Web(http.server.ThreadingHTTPServer):

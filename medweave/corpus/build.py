@@ -7,7 +7,6 @@ corpus that is there already, new images get new shards; what is there never cha
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from medweave.cores import cores
 from medweave.corpus import assemble, columns, own, records
 from medweave.corpus.engines import run
 from medweave.corpus.listing import SCHEMA, open_source
@@ -124,7 +124,7 @@ def _cost(plan: Plan) -> Cost:
         cost = cost_of(Task("", recipe, plan.table, some))
         size += cost.bytes * len(rows) / len(some)
         seconds += cost.seconds * len(rows) / len(some)
-    workers = recipe.workers or len(os.sched_getaffinity(0))
+    workers = recipe.workers or cores()
     return Cost(size, seconds / max(1, min(workers, len(cut(plan.table, recipe)))))
 
 

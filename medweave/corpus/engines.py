@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from medweave.cores import cores
 from medweave.errors import RequestError, UserError
 
 Task = TypeVar("Task")
@@ -27,7 +28,7 @@ def run(
     """Do every task and give the results as they come, in any order. The first error ends it, and is raised."""
     if engine == "ray":
         return _ray(work, tasks)
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or cores()
     return map(work, tasks) if workers == 1 else _processes(work, tasks, workers)
 
 

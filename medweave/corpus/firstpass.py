@@ -21,6 +21,7 @@ import simplejpeg
 from PIL import Image
 
 from medweave import files
+from medweave.cores import cores
 from medweave.corpus import images
 from medweave.corpus.fingerprint import hashes
 from medweave.corpus.limits import BadImage, check_bytes, check_shape
@@ -137,7 +138,7 @@ def _key(how: str, where: str, place: str, source: Any) -> str:
 
 
 def _made(todo: Sequence[Item], recipe: CorpusRecipe) -> Iterator[tuple[Item, Print]]:
-    workers = recipe.workers or os.cpu_count() or 1
+    workers = recipe.workers or cores()
     with ThreadPoolExecutor(workers) as pool:
         results = (
             pair

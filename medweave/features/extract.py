@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from medweave.cores import cores, share_of_cores
 from medweave.corpus.engines import run
 from medweave.corpus.store import Corpus, open_corpus
 from medweave.errors import RequestError
@@ -100,7 +101,7 @@ def extract(
             workers = _workers(encoder, workers)
             stamp = _begun(corpus, layout, _stamp_of(encoder, reference, dtype, views), replace)
             wants_texts = "texts" in stamp.sides and (texts or any(shard.texts is not None for shard in stamp.shards))
-            job = Job(corpus, encoder, layout, stamp, wants_texts, max(1, _cores() // workers))
+            job = Job(corpus, encoder, layout, stamp, wants_texts, max(1, cores() // workers))
             if "texts" in stamp.sides and rank == 0:
                 _write_bank(job, bank_captions(corpus) if bank is None else bank)
             mine = [shard for shard in range(rank, len(corpus.shards), world) if not job.is_enough(job.had(shard))]
@@ -292,8 +293,4 @@ def _workers(encoder: Encoder, asked: int | None) -> int:
         if asked not in (None, 1):
             raise RequestError("one process uses a GPU", where="workers", todo="start one a GPU with torchrun")
         return 1
-    return asked or max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+    return asked or share_of_cores()

@@ -95,9 +95,15 @@ def set_chart(table: Comparison, metric: str) -> str:
     """Every set with its interval, one series a model, and the means over sets below."""
     rows = [row for row in [*table.sets, *table.macros] if metric in row["metrics"]]
     bars = [
-        charts.Bar(name, value["value"], value["low"], value["high"], CHANCE.get(metric), column_name(column))
+        charts.Bar(
+            set_name(row, metric),
+            value["value"],
+            value["low"],
+            value["high"],
+            CHANCE.get(metric),
+            column_name(column),
+        )
         for row in rows
-        for name in [set_name(row, metric)]
         for column, value in zip(table.columns, row["metrics"][metric]["values"], strict=True)
         if value["value"] is not None
     ]

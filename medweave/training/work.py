@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medweave.cores import share_of_cores
 from medweave.corpus.captions.bank import Triplet
 from medweave.corpus.order import Numbers, Order, Ranges
 from medweave.corpus.store import Corpus, open_corpus
@@ -266,13 +266,12 @@ def in_bf16(settings: TrainRecipe, device: torch.device) -> bool:
 
 
 def loader_processes(settings: TrainRecipe, device: torch.device) -> int:
-    """Those that are asked for; else one, for the towers need the cores, and on a GPU its share of the cores."""
+    """Those that are asked for; else one, for the towers need the cores, and with a GPU all cores but one."""
     if settings.workers is not None:
         return settings.workers
     if device.type != "cuda":
         return 1
-    cores, processes = len(os.sched_getaffinity(0)), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(MOST_LOADERS, max(1, cores // processes - 1))
+    return min(MOST_LOADERS, max(1, share_of_cores() - 1))
 
 
 def say_facts(work: Work) -> None:

@@ -22,7 +22,8 @@ from medweave.training.loop import train
 from medweave.training.run import Run
 from medweave.training.work import data_of, prepare
 
-pytestmark = pytest.mark.gpu
+ASKED = "MEDWEAVE_GPU_TESTS" in os.environ
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not ASKED, reason="`make test-gpu` runs these, on a CUDA device")]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 PLAIN = [{"kind": "menu", "captions": 2}, {"kind": "contrastive", "targets": "label"}]
 TAUGHT = [*PLAIN, {"kind": "feature"}, {"kind": "affinity"}, {"kind": "relation", "which": "all"}]
@@ -32,7 +33,8 @@ STILL = {"augment": None, "precision": "fp32", "norm": "frozen", "keep": "last",
 
 @pytest.fixture(autouse=True)
 def exactly(monkeypatch):
-    """float32 as the CPU has it."""
+    """A device, and float32 as the CPU has it."""
+    assert torch.cuda.is_available(), "no CUDA device: there is nothing to compare with the CPU"
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
