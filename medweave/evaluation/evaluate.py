@@ -189,7 +189,7 @@ def _run(
 ) -> Result:
     _check_images(case, one)
     answer: Answer = task.run(case, setting)
-    calibration = _calibrated(case, answer, work.encoder)
+    calibration = _calibrated(case, answer, work)
     choices = answer.choices | {"temperature": calibration["temperature"]}
     truth = case.test.open(choices, work.ledger)
     predictions = _predictions(case, answer, calibration["temperature"], part, truth)
@@ -222,19 +222,29 @@ def _run(
     }
 
 
-def _calibrated(case: Case, answer: Answer, encoder: EncoderLike) -> dict[str, Any]:
+def _calibrated(case: Case, answer: Answer, work: _Work) -> dict[str, Any]:
     """The temperature from the validation part, or None with the reason.
 
     served: the temperature for the head's own probabilities, which `classify` gives; another one where a sigmoid head
     is scored on a single-label case.
     """
-    if answer.validation is None or not answer.calibratable:
-        reason = "the task trains on the validation part" if answer.calibratable else "scores are no log-odds"
+    reason = _no_temperature(case, answer, work)
+    if answer.validation is None or reason is not None:
         return {"temperature": None, "served": None, "images": 0, "groups": 0, "reason": reason}
     known = answer.validation, case.validation.truth, case.validation.groups
-    fitted, sigmoid = fit_temperature(*known, case.multi), encoder.head.kind == "sigmoid"
+    fitted, sigmoid = fit_temperature(*known, case.multi), work.encoder.head.kind == "sigmoid"
     served = fitted if case.multi == sigmoid else fit_temperature(*known, sigmoid)
     return fitted | {"served": served["temperature"]}
+
+
+def _no_temperature(case: Case, answer: Answer, work: _Work) -> str | None:
+    """Why no temperature can be fitted, if so."""
+    if not answer.calibratable:
+        return "scores are no log-odds"
+    if answer.validation is None:
+        return "the task trains on the validation part"
+    learnt = work.trained_on.holds(work.corpus, case.validation.numbers) if work.trained_on else 0
+    return f"{learnt} validation images are images that the model was trained on" if learnt else None
 
 
 def _predictions(case: Case, answer: Answer, temperature: float | None, part: Part, truth: np.ndarray) -> Predictions:

@@ -47,18 +47,30 @@ def roles(corpus: Corpus, part: Part) -> Roles:
 def ranges_of(corpus: Corpus, part: Part, role: str) -> Ranges:
     """The samples of one role.
 
-    With an overlay, a sample that it does not name keeps the role of its split, but is never in the test part.
-    Raises RequestError when the overlay lacks the fold.
+    With an overlay, a sample that it does not name keeps the role of its split, but is never in the test part. Where
+    nothing is held out, the validation part belongs to the training part. Raises RequestError when the overlay lacks
+    the fold.
     """
-    if part.overlay is None or part.fold is None:
-        return _of_split(corpus, part, role)
-    others = None if role == "test" else _of_split(corpus, part, role)
-    return fold_view(corpus, part.fold, role, part.overlay, others, part.aside)
+    if not part.held_out and role == "validation":
+        return Ranges.of([])
+    own = _ranges_of(corpus, part, role)
+    if not part.held_out and role == "train":
+        both = own.mask(len(corpus)) | _ranges_of(corpus, part, "validation").mask(len(corpus))
+        return Ranges.of_mask(both)
+    return own
 
 
 def numbers_of(corpus: Corpus, part: Part, role: str) -> NDArray[np.int64]:
     """The sample numbers of one role, ascending."""
     return ranges_of(corpus, part, role).numbers()
+
+
+def _ranges_of(corpus: Corpus, part: Part, role: str) -> Ranges:
+    """The samples of one role, validation held out."""
+    if part.overlay is None or part.fold is None:
+        return _of_split(corpus, part, role)
+    others = None if role == "test" else _of_split(corpus, part, role)
+    return fold_view(corpus, part.fold, role, part.overlay, others, part.aside)
 
 
 def check_test_split(corpus: Corpus, part: Part) -> None:

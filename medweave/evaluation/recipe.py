@@ -28,6 +28,9 @@ class Part(Section):
         [],
         description="`inner` parts that are not trained on either: whose rows a teacher has not learnt by heart",
     )
+    held_out: bool = Field(
+        True, description="false: the validation part is trained on too, and nothing is left to make choices on"
+    )
     train: str = Field("train", description="split to train on, without an overlay")
     validation: str = Field("validation", description="split to make choices on, without an overlay")
     test: str = Field("test", description="split that is opened once, without an overlay")

@@ -203,6 +203,10 @@ class TrainRecipe(Section):
             raise ValueError("give the budget as steps or as images: one of the two")
         if self.batch % self.accumulate:
             raise ValueError(f"accumulate {self.accumulate} does not divide batch {self.batch}")
+        if not self.data.held_out and self.keep != "last":
+            raise ValueError(
+                "data.held_out is false, so there is nothing to choose the best weights by: set keep to last"
+            )
         if self.soup is not None and self.keep != "last":
             raise ValueError("a soup is made of last weights: set keep to last")
         if self.soup is not None and self.total_steps % self.soup.branches:

@@ -305,6 +305,16 @@ def test_fitted_temperatures_are_kept_in_the_model_s_folder(filled, run):
     assert len(calibration_in(home)["cases"]) == 2, "temperatures of other weights do not stay"
 
 
+@pytest.mark.parametrize("asked", [None, Part()])
+def test_no_temperature_is_fitted_on_images_that_were_trained_on(filled, model, tmp_path, asked):
+    model.facts = {"trained_on": {"corpus": filled.hash, "part": {"held_out": False}}}
+    results = evaluate(model, ["corpus-zero-shot"], filled, tmp_path, EvaluateRecipe(draws=100, data=asked))
+    one = results.results[0]
+    told = one["calibration"]
+    assert told["temperature"] is None and "ece_calibrated" not in one["metrics"] and one["n"] == 36
+    assert asked is None or told["reason"] == "36 validation images are images that the model was trained on"
+
+
 def test_a_sigmoid_head_is_served_with_a_temperature_of_its_own_probabilities(filled, run):
     home = run("sigmoid")
     one = evaluate(home, corpus=filled).results[0]

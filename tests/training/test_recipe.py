@@ -40,6 +40,7 @@ def test_every_mistake_is_listed(tmp_path):
         ({"batch": 10, "accumulate": 3}, "does not divide"),
         ({"objectives": [{"kind": "contrastive"}] * 2}, "named twice"),
         ({"soup": {}}, "set keep to last"),
+        ({"data": {"held_out": False}}, "nothing to choose the best weights by: set keep to last"),
         ({"soup": {"branches": 2}, "keep": "last"}, "do not divide 3 steps"),
     ],
 )

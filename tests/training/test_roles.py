@@ -33,6 +33,8 @@ PARTS = [
     Part(overlay="some", fold=0),
     Part(overlay="some", fold=1, aside=[1, 3]),
     Part(overlay="some", fold=2, train="test", test="train"),
+    Part(held_out=False),
+    Part(overlay="some", fold=1, aside=[3], held_out=False),
 ]
 SECTIONS = [{}, {"mix": {"by": "modality"}}, {"leave_out": ["heads"]}, {"mix": {"weights": {"lungs": 0, "heads": 1}}}]
 
@@ -58,7 +60,8 @@ def naive_roles(corpus, rows, part) -> list[str]:
     """Row by row, as one would explain it."""
     overlay = {row["id"]: row for row in corpus.overlay(part.overlay).to_pylist()} if part.overlay else {}
     gone = corpus.withdrawn()
-    return [_role(row, part, overlay.get(row["id"])) if n not in gone else "none" for n, row in enumerate(rows)]
+    found = [_role(row, part, overlay.get(row["id"])) if n not in gone else "none" for n, row in enumerate(rows)]
+    return found if part.held_out else ["train" if role == "validation" else role for role in found]
 
 
 def _role(row, part, told):
@@ -72,7 +75,8 @@ def _role(row, part, told):
 
 
 def settings(part, **changes):
-    return TrainRecipe.model_validate({"run": "r", "steps": 1, "data": part.model_dump(), **changes})
+    keep = "best" if part.held_out else "last"
+    return TrainRecipe.model_validate({"run": "r", "steps": 1, "data": part.model_dump(), "keep": keep, **changes})
 
 
 @pytest.mark.parametrize("part", PARTS)
