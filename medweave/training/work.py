@@ -289,7 +289,7 @@ def say_facts(work: Work) -> None:
         say("batch norm keeps its statistics: several processes or accumulation must agree with one")
     if (work.ranks.world > 1 or settings.accumulate > 1) and drops(work.model):
         say("dropout is drawn anew for each micro-batch: other processes or accumulation give other weights")
-    if not work.validation:
+    if settings.data.held_out and not work.validation:
         say("no source of the validation part has two findings: nothing to choose by, the last weights are kept")
 
 

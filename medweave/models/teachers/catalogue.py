@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import Field, field_validator, model_validator
 
 from medweave.errors import RequestError, unknown_name
+from medweave.models.offline import PACKAGES
 from medweave.models.recipe import Policy
 from medweave.recipe import Section, check, read_yaml
 
@@ -132,6 +133,13 @@ class Card(Section):
     @classmethod
     def _all_domains(cls, value: Any) -> Any:
         return DOMAINS if value == "all" else value
+
+    @field_validator("package")
+    @classmethod
+    def _known_package(cls, value: str | None) -> str | None:
+        if value is not None and value not in PACKAGES:
+            raise ValueError(f"no weights come as the package {value}: there are {', '.join(PACKAGES)}")
+        return value
 
     @model_validator(mode="after")
     def _has_sides(self) -> Card:

@@ -150,6 +150,7 @@ def test_what_is_not_known_is_neither_none_nor_a_word(card_of):
         ({"width": "wide"}, "width"),
         ({"image": {"policy": "stretch"}}, "policy"),
         ({"with": 512}, "with"),
+        ({"package": "nonsense"}, "no weights come as the package nonsense: there are efficientnet-lite0"),
     ],
 )
 def test_wrong_cards_are_refused(change, words, card_of):
