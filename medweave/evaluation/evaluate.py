@@ -243,7 +243,8 @@ def _no_temperature(case: Case, answer: Answer, work: _Work) -> str | None:
         return "scores are no log-odds"
     if answer.validation is None:
         return "the task trains on the validation part"
-    learnt = work.trained_on.holds(work.corpus, case.validation.numbers) if work.trained_on else 0
+    trained_on = work.trained_on.sha256 if work.trained_on else set()
+    learnt = sum(name in trained_on for name in case.validation.sha256.tolist())
     return f"{learnt} validation images are images that the model was trained on" if learnt else None
 
 

@@ -48,10 +48,6 @@ class TrainingImages:
             name: int(v.sum()) for name, v in (("all", any_of), ("group", group), ("bytes", exact), ("near", close))
         }
 
-    def holds(self, tested: Corpus, numbers: NDArray[np.int64]) -> int:
-        """How many of these images were trained on, byte for byte."""
-        return sum(name in self.sha256 for name in tested.take(numbers, ["sha256"])["sha256"].to_pylist())
-
     def includes(self, tested: Corpus, numbers: NDArray[np.int64]) -> bool:
         """Whether a source of the test images was trained on: then the test is in-domain, not zero-shot."""
         return bool(self.sources & set(tested.take(numbers, ["source"])["source"].to_pylist()))

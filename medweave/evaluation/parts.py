@@ -51,13 +51,12 @@ def ranges_of(corpus: Corpus, part: Part, role: str) -> Ranges:
     nothing is held out, the validation part belongs to the training part. Raises RequestError when the overlay lacks
     the fold.
     """
-    if not part.held_out and role == "validation":
+    if part.held_out or role == "test":
+        return _ranges_of(corpus, part, role)
+    if role == "validation":
         return Ranges.of([])
-    own = _ranges_of(corpus, part, role)
-    if not part.held_out and role == "train":
-        both = own.mask(len(corpus)) | _ranges_of(corpus, part, "validation").mask(len(corpus))
-        return Ranges.of_mask(both)
-    return own
+    train, validation = (_ranges_of(corpus, part, one).mask(len(corpus)) for one in ("train", "validation"))
+    return Ranges.of_mask(train | validation)
 
 
 def numbers_of(corpus: Corpus, part: Part, role: str) -> NDArray[np.int64]:
