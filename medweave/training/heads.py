@@ -5,11 +5,8 @@ repairing that; so they learn first (linear probing before fine-tuning, Kumar et
 Head finish: what was learnt on augmented pictures is off on pictures as they are, most of all which of two findings is
 named when both are likely; so the projections learn last on whole, unaugmented pictures (Touvron et al., arXiv
 1906.06423, and Kang et al., arXiv 1910.09217, retrain the head for like reasons).
-Text finish: both sides together move apart what they know by heart until nothing is left to learn, and where a caption
-then lies among the images that it tells apart is left to chance; so last of all the text projection learns alone, with
-nothing dropped, towards the images' rows as they will be asked.
-All three ways the towers embed each image and each caption once, and what learns (in the first two the scale and the
-objectives' own parameters too) trains on these rows by the run's own objectives, batches and captions.
+Both ways the towers embed each image and each caption once, and the projections, the scale and the objectives' own
+parameters train on these rows by the run's own objectives, batches and captions.
 
 b samples of this process, s side of an image, w the image tower's own width, D width of the joint space.
 """
@@ -29,7 +26,6 @@ from medweave.corpus.limits import BadImage
 from medweave.corpus.store import Corpus
 from medweave.errors import DamagedError, RequestError
 from medweave.models.preprocess import Preprocess
-from medweave.models.towers import projection_names
 from medweave.progress import say, track
 from medweave.training import texts
 from medweave.training.distributed import check_batch
@@ -62,32 +58,20 @@ def head_finish(work: Work) -> None:
     work.model.eval()
 
 
-def text_finish(work: Work) -> None:
-    """Train the text projection alone for the recipe's steps, after the head finish; left in eval().
-
-    Teachers have no say in it where another objective is left.
-    """
-    assert work.settings.text_finish is not None
-    _learn(work, work.settings.text_finish, "text finish", work.objectives.without_teachers, text_alone=True)
-    work.model.eval()
-
-
 def check_separable(work: Work) -> None:
-    """Raises RequestError when heads are to learn alone and a tower has no projection apart from the rest of it."""
-    asked = [name for name in ("head_start", "head_finish", "text_finish") if getattr(work.settings, name) is not None]
-    if asked and not work.model.separable:
-        raise RequestError(
-            "this image tower's projection is one with its pooling", where=f"train.{asked[0]}", todo="leave it out"
-        )
-    if "text_finish" in asked and not projection_names(work.model.clip.text):
-        raise RequestError("this text tower has no projection", where="train.text_finish", todo="leave it out")
+    """Raises RequestError when heads are to learn alone and the image tower's projection is one with its pooling."""
+    for name in ("head_start", "head_finish"):
+        if getattr(work.settings, name) is not None and not work.model.separable:
+            raise RequestError(
+                "this image tower's projection is one with its pooling", where=f"train.{name}", todo="leave it out"
+            )
 
 
-def _learn(work: Work, recipe: HeadRecipe, name: str, objectives: Objectives, text_alone: bool = False) -> None:
+def _learn(work: Work, recipe: HeadRecipe, name: str, objectives: Objectives) -> None:
     stored = _Stored(work, recipe, name, objectives)
     own = work.settings.optimiser.model_copy(update={"lr": recipe.lr})
-    optimiser = head_optimiser(work.model, objectives, own, text_alone)
-    work.model.train(not text_alone)
+    optimiser = head_optimiser(work.model, objectives, own)
+    work.model.train()
     losses: dict[str, Tensor] = {}
     for step in track(range(recipe.steps), f"{name} on {len(stored.place)} images, by step", recipe.steps):
         set_rate(optimiser, rate(step, recipe.steps, WARMUP))

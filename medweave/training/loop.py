@@ -28,7 +28,7 @@ from medweave.recipe import as_data, recipe_hash
 from medweave.training import checkpoint, distributed, soup
 from medweave.training.distributed import Ranks
 from medweave.training.embed import backward
-from medweave.training.heads import check_separable, head_finish, head_start, text_finish
+from medweave.training.heads import check_separable, head_finish, head_start
 from medweave.training.kept import as_kept, averaged, learn
 from medweave.training.loader import Share, batches
 from medweave.training.log import Log, Stopwatch
@@ -70,9 +70,6 @@ def train(recipe: Recipe) -> Run:
                 _keep(work)
                 if work.settings.head_finish is not None:
                     head_finish(work)
-                    _log_validation(work, log)
-                if work.settings.text_finish is not None:
-                    text_finish(work)
                     _log_validation(work, log)
             if ranks.first:
                 _finish(work)

@@ -27,19 +27,14 @@ def optimiser_of(model: DualModel, objectives: Objectives, recipe: OptimiserReci
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, fused=True)
 
 
-def head_optimiser(
-    model: DualModel, objectives: Objectives, recipe: OptimiserRecipe, text_alone: bool = False
-) -> torch.optim.AdamW:
-    """AdamW over projections, scale, bias and the objectives' parameters, or over the text projection alone.
-
-    All have the same peak rate.
-    """
-    sides = {"text": model.clip.text} if text_alone else {"image": model.clip.visual, "text": model.clip.text}
-    heads = {f"{side}.{name}" for side, tower in sides.items() for name in towers.projection_names(tower)}
-    others = () if text_alone else ("logit_scale", "logit_bias", "objectives.")
+def head_optimiser(model: DualModel, objectives: Objectives, recipe: OptimiserRecipe) -> torch.optim.AdamW:
+    """AdamW over projections, scale, bias and the objectives' parameters, at the same peak rate and decay."""
+    heads = {"logit_scale", "logit_bias"}
+    for prefix, tower in (("image", model.clip.visual), ("text", model.clip.text)):
+        heads |= {f"{prefix}.{name}" for name in towers.projection_names(tower)}
     groups = parameter_groups(model, objectives, recipe)
     for group in groups:
-        inside = [name in heads or name.startswith(others) for name in group["names"]]
+        inside = [name in heads or name.startswith("objectives.") for name in group["names"]]
         group["params"] = [p for p, kept in zip(group["params"], inside, strict=True) if kept]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=recipe.lr, betas=recipe.betas, eps=recipe.eps

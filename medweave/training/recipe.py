@@ -173,9 +173,6 @@ class TrainRecipe(Section):
     head_finish: HeadRecipe | None = Field(
         None, description="train the projections of the kept weights once more, on unaugmented images; None: no"
     )
-    text_finish: HeadRecipe | None = Field(
-        None, description="then the text projection alone, towards the images' rows as they are; None: no"
-    )
     steps: int | None = Field(None, ge=1, description="budget in optimiser steps; or give images")
     images: int | None = Field(None, ge=1, description="budget in images seen; or give steps")
     batch: int = Field(256, ge=2, description="samples of a step over all processes: all are each other's negatives")

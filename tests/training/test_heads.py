@@ -7,7 +7,7 @@ from medweave.errors import RequestError
 from medweave.models.dual import build
 from medweave.training import heads
 from medweave.training.distributed import start
-from medweave.training.heads import head_finish, head_start, text_finish
+from medweave.training.heads import head_finish, head_start
 from medweave.training.loop import train
 from medweave.training.objectives.menu import menu_loss
 from medweave.training.run import Run
@@ -87,9 +87,8 @@ def test_a_run_begins_with_it_and_the_average_with_its_end(recipe_of):
     [
         {**SETTINGS, "steps": 3, "keep": "last"},
         {"objectives": OBJECTIVES, "head_finish": {"steps": 5, "batch": 16}, "steps": 3, "ema": 0.9},
-        {"objectives": OBJECTIVES, "text_finish": {"steps": 5, "batch": 16}, "steps": 3, "ema": 0.9},
     ],
-    ids=["start", "finish", "text finish"],
+    ids=["start", "finish"],
 )
 def test_a_run_killed_in_it_begins_it_again_and_ends_alike(settings, recipe_of, tmp_path, monkeypatch):
     train(recipe_of(train={**settings, "run": str(tmp_path / "whole")}))
@@ -154,38 +153,6 @@ def test_a_finish_lowers_the_loss_on_whole_pictures(work_of):
     head_finish(work)
     assert not work.model.training
     assert loss() < before - 0.02
-
-
-def test_a_text_finish_moves_the_text_projection_alone(recipe_of, tmp_path):
-    """The two runs are alike up to the head finish; each finish is scored."""
-    settings = {"objectives": OBJECTIVES, "steps": 3, "keep": "last", "head_finish": {"steps": 3, "batch": 16}}
-    plain = train(recipe_of(train={**settings, "run": str(tmp_path / "plain")}))
-    finish = {"steps": 5, "batch": 16, "lr": 1e-2}
-    run = train(recipe_of(train={**settings, "text_finish": finish, "run": str(tmp_path / "finished")}))
-    one, other = (load_file(r.model / "open_clip_model.safetensors") for r in (plain, run))
-    moved = {name for name in one if not torch.equal(one[name], other[name])}
-    assert moved and all(name.startswith("text.proj") for name in moved)
-    assert len(list(run.log("validation"))) == len(list(plain.log("validation"))) + 1
-
-
-def test_a_text_finish_learns_from_rows_of_which_nothing_is_dropped(work_of, monkeypatch):
-    image, finish = {"dropout": 0.5}, {"steps": 400, "batch": 16, "lr": 3e-2}
-    work = work_of(image=image, train={"objectives": OBJECTIVES, "text_finish": finish, "optimiser": {"clip": None}})
-    stored = heads._Stored(work, work.settings.text_finish, "text finish", work.objectives)
-    truth = work.menu.truth(work.data.labels.of(stored[0].numbers))
-
-    def loss():
-        rows, menu = stored.towers(0, stored[0].micros[0]), stored.towers.menu(0, stored[0].menu)
-        return rows.image, menu_loss(rows.image, menu, work.model.logit_scale.exp(), truth).item()
-
-    work.model.eval()
-    rows, before = loss()
-    seen = []
-    real = heads.backward
-    monkeypatch.setattr(heads, "backward", lambda *args: seen.append(work.model.training) or real(*args))
-    text_finish(work)
-    after, now = loss()
-    assert now < before - 0.02 and torch.equal(rows, after) and not any(seen)
 
 
 def test_a_tower_that_pools_and_projects_at_once_is_refused(recipe_of):
