@@ -53,8 +53,8 @@ def train(recipe: Recipe) -> Run:
     if ranks.device.type == "cpu":
         memory.keep()
     try:
+        data = data_of(recipe, ranks)
         with only_writer(run.path) if ranks.first else nullcontext():
-            data = data_of(recipe, ranks)
             if ranks.first:
                 run.begin(recipe, data.hashes())
             if ranks.gather_objects(ranks.first and run.finished)[0]:

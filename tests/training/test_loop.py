@@ -160,9 +160,11 @@ def test_a_loss_that_is_no_number_stops_the_run(recipe_of):
         ({"data": {"train": "trian"}}, "no sample is in the training part"),
     ],
 )
-def test_requests_that_do_not_fit_the_corpus(recipe_of, train_, reason):
+def test_requests_that_do_not_fit_the_corpus_leave_nothing(recipe_of, train_, reason):
+    recipe = recipe_of(train=train_)
     with pytest.raises(RequestError, match=reason):
-        train(recipe_of(train=train_))
+        train(recipe)
+    assert not Path(recipe.train.run).exists()
 
 
 def test_a_second_process_in_the_same_folder_is_told(recipe_of):
