@@ -107,7 +107,7 @@ def frame(teacher: Teacher, width: int) -> Tensor:
     assert teacher.image is not None and teacher.text is not None
     sides = (teacher.image, teacher.text)
     moments = [standard.covariance + torch.outer(standard.mean, standard.mean) for standard in sides]
-    total = sum(moments[1:], moments[0])
+    total = torch.stack(moments).sum(0)
     _, directions = torch.linalg.eigh(total.cpu())  # their signs are the solver's own: one solver for every device
     leading = directions.to(total.device).flip(1)[:, :width]
     return nn.functional.pad(leading, (0, width - leading.shape[1])).contiguous()
