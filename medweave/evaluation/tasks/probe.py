@@ -3,7 +3,8 @@
 Features are standardised by the training images, rotated into their own span (an L2-regularised fit does not change
 by it, and has n rather than w columns), and fitted with classes weighted alike. The strength of the regularisation is
 chosen on grouped inner folds of the training part (training and validation split together). Few-shot: k images of each
-class, one a group as far as groups go, drawn several times; too few to choose on, so their strength is fixed.
+class (of several labels: k that show each, and k that do not), one a group as far as groups go, drawn several times;
+too few to choose on, so their strength is fixed.
 
 n images, C classes, w width of features.
 """
@@ -56,11 +57,11 @@ def run(case: Case, setting: Setting) -> Answer:
     scores = {"all": fit(inside, train.truth, case.multi, strength)(outside)}
     choices = {"features": recipe.features, "strength": strength, "inner_loss": losses, "few_shot": FEW_SHOT_STRENGTH}
     variants: dict[str, list[str]] = {}
-    for shots in [] if case.multi else recipe.shots:
+    for shots in recipe.shots:
         for repeat in range(recipe.repeats):
-            few = draw(train, shots, setting.seed, case.name, repeat)
+            few = draw(train, shots, case.multi, setting.seed, case.name, repeat)
             name = f"{shots} a class, draw {repeat}"
-            scores[name] = fit(inside[few], train.truth[few], False, FEW_SHOT_STRENGTH)(outside)
+            scores[name] = fit(inside[few], train.truth[few], case.multi, FEW_SHOT_STRENGTH)(outside)
             variants.setdefault(f"{shots} a class", []).append(name)
     return Answer(scores, choices, variants=variants)
 
@@ -177,15 +178,19 @@ def log_loss(logits: Array, truth: NDArray[np.int8], multi: bool) -> float:
     return -float(np.mean([loss[:, c][of[:, c]].mean() for loss, of in sides for c in np.flatnonzero(of.any(0))]))
 
 
-def draw(train: Items, shots: int, *seed: seeds.Key) -> NDArray[np.int64]:
-    """Rows of `shots` images of each class (fewer if there are fewer), from as many groups as possible."""
+def draw(train: Items, shots: int, multi: bool, *seed: seeds.Key) -> NDArray[np.int64]:
+    """Rows of `shots` images of each class (fewer if there are fewer), from as many groups as possible.
+
+    multi: for each label as many that show it and that do not; one image may serve several labels.
+    """
     random = seeds.generator("shots", shots, *seed)
     taken: list[int] = []
     for label in range(train.truth.shape[1]):
-        rows = random.permutation(np.flatnonzero(train.truth[:, label] == 1))
-        turn = _turns(train.groups[rows])
-        taken.extend(rows[np.argsort(turn, kind="stable")][:shots].tolist())
-    return np.array(sorted(taken), np.int64)
+        for side in (1, 0) if multi else (1,):
+            rows = random.permutation(np.flatnonzero(train.truth[:, label] == side))
+            turn = _turns(train.groups[rows])
+            taken.extend(rows[np.argsort(turn, kind="stable")][:shots].tolist())
+    return np.unique(np.array(taken, np.int64))
 
 
 def _turns(groups: NDArray[np.str_]) -> NDArray[np.int64]:

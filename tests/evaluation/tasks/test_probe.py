@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from medweave.errors import UserError
@@ -95,12 +96,40 @@ def test_few_shot_draws_are_seeded_balanced_and_spread_over_groups():
     truth = np.eye(2)[np.arange(40) % 2]
     groups = [f"g{i % 2}{i // 8}" for i in range(40)]
     train = items(truth, groups)
-    rows = probe.draw(train, 4, 0, "case", 1)
-    assert rows.tolist() == probe.draw(train, 4, 0, "case", 1).tolist()
-    assert rows.tolist() != probe.draw(train, 4, 0, "case", 2).tolist()
+    rows = probe.draw(train, 4, False, 0, "case", 1)
+    assert rows.tolist() == probe.draw(train, 4, False, 0, "case", 1).tolist()
+    assert rows.tolist() != probe.draw(train, 4, False, 0, "case", 2).tolist()
     assert (train.truth[rows] == 1).sum(0).tolist() == [4, 4]
     assert len(set(train.groups[rows])) == 8
-    assert len(probe.draw(train, 100, 0)) == 40
+    assert len(probe.draw(train, 100, False, 0)) == 40
+
+
+def test_few_shot_of_several_labels_draws_images_with_and_without_each():
+    random = np.random.default_rng(2)
+    truth = (random.random((60, 3)) < [0.5, 0.2, 0.1]).astype(np.int8)
+    truth[random.random((60, 3)) < 0.2] = -1
+    drawn = truth[probe.draw(items(truth), 2, True, 0)]
+    assert ((drawn == 1).sum(0) >= 2).all() and ((drawn == 0).sum(0) >= 2).all()
+    assert len(drawn) <= 3 * 2 * 2
+
+
+def test_more_shots_of_several_labels_are_better(world, make_model):
+    names = ["alphoma", "betosis", "gammitis"]
+    world.fill("eyes", names, each=80, noise=1.5)
+    for n in range(80):
+        both = {name: "absent" if name == names[n % 3] else "present" for name in names}
+        world.add("eyes", both, split=("train", "test")[n % 2], noise=1.5)
+    setting = setting_of(world, make_model())
+    (case,) = cases(setting.benchmark, world, Part())
+    assert case.multi
+    answer = probe.run(case, setting)
+    truth = case.test._items.truth
+
+    def auroc(name):
+        return roc_auc_score(truth == 1, answer.scores[name], average="macro")
+
+    one, sixteen = (np.mean([auroc(n) for n in answer.variants[f"{k} a class"]]) for k in (1, 16))
+    assert 0.5 < one < sixteen <= auroc("all") + 0.05
 
 
 def test_more_shots_are_better_and_all_is_best(world, make_model):
