@@ -31,6 +31,7 @@ from medweave.errors import DamagedError, RequestError, UserError
 from medweave.features.coverage import Coverage, Verdicts, write_verdicts
 from medweave.features.layout import BUILD, Layout, layout_of, plain
 from medweave.features.make_rows import MOST_TEXTS, write_texts
+from medweave.features.measure import absent
 from medweave.features.rows import Rows, encoded, write_array
 from medweave.features.stamp import (
     FORMAT,
@@ -244,6 +245,7 @@ def _begun(published: Published, teacher: str, corpus: Corpus, root: Path | None
         dtype="float16",
         views=None,
         specimen=None,
+        gaps=True,
     )
     with only_writer(layout.folder):
         old = read_stamp(layout)
@@ -252,7 +254,7 @@ def _begun(published: Published, teacher: str, corpus: Corpus, root: Path | None
             raise RequestError(what, where=layout.folder, todo="delete them, or move them away")
         if old is None:
             write_stamp(layout, asked)
-    return _Work(teacher, layout, old or asked)
+    return _Work(teacher, layout, old.model_copy(update={"gaps": True}) if old else asked)
 
 
 def _made(corpus: Corpus, work: _Work, shard: int) -> ShardRows | None:
@@ -310,8 +312,5 @@ def _finished(corpus: Corpus, work: _Work) -> Features:
 def _seen(features: Features, numbers: Numbers) -> Verdicts:
     """A sample is covered where the teacher has rows of its image and of all its texts."""
     verdicts = Verdicts(len(numbers), True, "published", np.nan)
-    owners, which = features.every_text(numbers)
-    missing = owners[~features.text(owners, which).any(1)]
-    there = features.image(numbers).any(1) & ~np.isin(numbers, missing)
-    verdicts.change(~there, False, "absent", np.nan)
+    verdicts.change(absent(features, numbers), False, "absent", np.nan)
     return verdicts

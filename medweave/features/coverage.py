@@ -7,6 +7,7 @@ pair rank    a sample with a text of its own: how many texts of other samples of
 unmeasured   neither labels nor texts: trusted
 trained on   not trusted where that is asked for
 unread, withdrawn   its image cannot be read, or must not be used: not trusted
+absent       rows that others published lack it: not trusted
 
 A score is 0 for chance and 1 for perfect: accuracy is balanced and corrected for chance, and a rank lies between -1 and
 1. What a teacher says of images that it was trained on, it has learnt by heart: these measure nothing.
@@ -31,7 +32,7 @@ from medweave.corpus.store import Corpus
 from medweave.corpus.views import split_view
 from medweave.errors import UserError
 from medweave.features.layout import writing
-from medweave.features.measure import Known, Measured, Place, known_of, measure, pair_ranks
+from medweave.features.measure import Known, Measured, Place, absent, known_of, measure, pair_ranks
 from medweave.features.rows import Rows
 from medweave.features.store import PIECE, Features
 from medweave.files import whole_file
@@ -117,14 +118,14 @@ def cover(
         features,
         _domains(features, domains),
         measured,
-        {modality: features.text(numbers) for modality, numbers in known.texts.items()} if _pairs(features) else {},
+        {modality: _pool(features, numbers) for modality, numbers in known.texts.items()} if _pairs(features) else {},
         thresholds or Thresholds(),
         met,
         ({"trained on": met} if unseen else {}) | {"withdrawn": Ranges.of(corpus.withdrawn()).mask(len(corpus))},
     )
     coverage = Coverage(write_verdicts(features, judge, file), measured)
     if not coverage.covered:
-        todo = "leave this teacher out, name its domains, or lower the thresholds"
+        todo = "leave this teacher out, or give the rows of one that was made for these modalities"
         raise UserError(f"{features.name} {coverage.text()}", where=features.layout.folder, todo=todo)
     return coverage
 
@@ -179,6 +180,12 @@ def _pairs(features: Features) -> bool:
     return "images" in features.sides and features.has_texts
 
 
+def _pool(features: Features, numbers: Numbers) -> Rows:
+    """The rows of the first texts of samples, without those that are absent."""
+    rows = features.text(numbers)
+    return rows[rows.any(1)]
+
+
 @dataclass(frozen=True)
 class _Judge:
     """All that a verdict rests on. pools: modality -> rows of texts. met: samples that the teacher was trained on,
@@ -201,6 +208,7 @@ class _Judge:
             ranks = self._ranks(numbers, self.pools[modality])
             known = ~np.isnan(ranks) & ~self.met[numbers]
             verdicts.change(known, ranks[known] >= self.least.pair, "pair rank", ranks[known])
+        verdicts.change(absent(self.features, numbers), False, "absent", np.nan)
         verdicts.change(np.isin(numbers, self.features.unread), False, "unread", np.nan)
         for why, samples in self.barred.items():
             verdicts.change(samples[numbers], False, why, np.nan)

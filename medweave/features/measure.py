@@ -90,11 +90,15 @@ def known_of(corpus: Corpus, training: Ranges, pool: int, seed: int) -> Known:
 
 def measure(features: Features, modality: str, known: Sequence[Labelled], bank: Bank) -> Measured | None:
     """A teacher on the labelled images of one source; None where fewer than two findings have enough of them."""
-    unread = set(features.unread.tolist())
-    sizes = Counter(one.finding for one in known if one.number not in unread)
+    if "images" not in features.sides:
+        return None
+    numbers = np.array([one.number for one in known], np.int64)
+    there = ~np.isin(numbers, features.unread) & ~absent(features, numbers)
+    known = [one for one, has_row in zip(known, there, strict=True) if has_row]
+    sizes = Counter(one.finding for one in known)
     classes = sorted(finding for finding, size in sizes.items() if size >= LEAST_OF_CLASS)
-    used = [one for one in known if one.finding in classes and one.number not in unread]
-    if len(classes) < 2 or "images" not in features.sides:
+    used = [one for one in known if one.finding in classes]
+    if len(classes) < 2:
         return None
     rows = features.image(np.array([one.number for one in used]))
     truth = np.array([classes.index(one.finding) for one in used])
@@ -103,6 +107,15 @@ def measure(features: Features, modality: str, known: Sequence[Labelled], bank: 
         return _scored("prompted", truth, (rows @ towards.T).argmax(1), len(classes))
     folds = np.array([generator("fold of a probe", one.group).integers(FOLDS) for one in used])
     return _scored("probe", truth, _probe(rows, truth, folds, len(classes)), len(classes))
+
+
+def absent(features: Features, numbers: Numbers) -> NDArray[np.bool_]:
+    """Which samples lack the row of their image or of one of their texts, [n]: rows that others published have gaps."""
+    if not features.stamp.gaps:
+        return np.zeros(len(numbers), bool)
+    owners, which = features.every_text(numbers)
+    lacking = owners[~features.text(owners, which).any(1)]
+    return ~features.image(numbers).any(1) | np.isin(numbers, lacking)
 
 
 def pair_ranks(images: Rows, texts: Rows, pool: Rows) -> Rows:

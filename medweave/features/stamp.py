@@ -108,6 +108,7 @@ class Stamp(Section):
     dtype: Kind = Field(description="of stored numbers")
     views: Views | None = Field(description="augmented views")
     specimen: str | None = Field(description="what the views make of a known picture")
+    gaps: bool = Field(False, description="whether some samples have no rows: zeros stand for them")
     shards: tuple[ShardRows, ...] = Field((), description="in the order of the corpus")
 
     def differences(self, other: Stamp) -> list[str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from medweave.errors import RequestError
 from medweave.seeds import seed_of
 from medweave.training.positives import LabelSet
 from medweave.training.recipe import OBJECTIVES, ObjectiveRecipe
@@ -87,19 +88,21 @@ class Standard:
 
 @dataclass(frozen=True)
 class Teacher:
-    """What is known of a teacher beforehand. scale: of its own head, None where it has none (one tower only).
+    """What is known of a teacher beforehand. scale: of its own head, None where it has none, or none is known.
 
-    image, text: how rows of that side are standardised; None for a side that it lacks.
+    image, text: how rows of that side are standardised; None for a side that it lacks. captions: whether it has rows of
+    the bank's.
     """
 
     scale: float | None
     image: Standard | None
     text: Standard | None
+    captions: bool = True
 
     def to(self, device: torch.device) -> Teacher:
         """The same on a device."""
         image, text = (None if side is None else side.to(device) for side in (self.image, self.text))
-        return Teacher(self.scale, image, text)
+        return Teacher(self.scale, image, text, self.captions)
 
     @property
     def sides(self) -> list[str]:
@@ -113,6 +116,17 @@ class Given:
 
     width: int
     teachers: Mapping[str, Teacher] = field(default_factory=dict)
+
+    def scales(self, objective: str) -> dict[str, float]:
+        """The own scale of each teacher with both towers. Raises RequestError where there is none, or it is not known."""
+        both = {name: teacher.scale for name, teacher in self.teachers.items() if len(teacher.sides) == 2}
+        if self.teachers and not both:
+            raise RequestError(f"{objective} needs a teacher with both towers", where="train.teachers")
+        for name, scale in both.items():
+            if scale is None:
+                what = f"its own scale, which {objective} needs, is not known"
+                raise RequestError(what, where=f"teacher {name}", todo="give `scale:`")
+        return {name: scale for name, scale in both.items() if scale is not None}
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class Taught:
         if "texts" in self.features.sides:
             told, known = self.text(numbers, captions)
             gate, text = gate * known, torch.from_numpy(told)
-            choice = torch.from_numpy(self.features.bank(menu)) if menu else None
+            choice = torch.from_numpy(self.features.bank(menu)) if menu and self.features.captions else None
         return TeacherRows(torch.from_numpy(gate.astype(np.float32)), image, text, choice)
 
     def gate(self, numbers: Numbers) -> Rows:
@@ -96,7 +96,9 @@ class Taught:
     def known(self, training: Ranges) -> Teacher:
         """What objectives know of it: its scale, and the statistics of its rows over the training samples."""
         found = {side: _standard(one) for side, one in statistics.standardise(self.features, training).items()}
-        return Teacher(self._scale, found.get("images"), found.get("texts"))
+        head = self.features.stamp.head
+        scale = self.recipe.scale or (head.scale if head else None)
+        return Teacher(scale, found.get("images"), found.get("texts"), captions=bool(self.features.captions))
 
     @property
     def trained_on(self) -> Ranges | None:
@@ -134,15 +136,6 @@ class Taught:
         teacher = self.features.stamp.teacher
         terms = {"licence": str(self.terms.licence), "licence_class": self.terms.licence_class}
         return {"rows": self.name, "model": teacher.name, "weights": teacher.weights, **terms}
-
-    @property
-    def _scale(self) -> float | None:
-        head, sides = self.features.stamp.head, self.features.sides
-        if len(sides) < 2:
-            return None
-        if self.recipe.scale is None and head is None:
-            raise RequestError("its own scale is not known", where=f"teacher {self.name}", todo="give `scale:`")
-        return self.recipe.scale or (head.scale if head else None)
 
 
 class Teachers:
@@ -193,10 +186,12 @@ class Teachers:
         return cover(one.features, measuring, known_to=met, unseen=self.recipe.unseen, file=file)
 
     def check_captions(self, captions: Collection[str]) -> None:
-        """Raises UserError where a teacher with texts lacks the row of a bank caption that the run may draw."""
+        """Raises UserError where a teacher has rows of bank captions, but not of all that the run may draw."""
         for one in self.taught:
             missing = sorted(set(captions) - set(one.features.captions)) if "texts" in one.features.sides else []
-            if missing:
+            if missing and not one.features.captions:
+                say(f"{one.name} has no rows of bank captions: where an image is shown with one, it says nothing")
+            elif missing:
                 raise UserError(
                     f"{one.name} has no rows of {len(missing):,} captions that this run draws, such as {missing[0]!r}",
                     where="train.teachers",

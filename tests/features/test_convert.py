@@ -9,9 +9,13 @@ import torch
 from PIL import Image
 
 from medweave.corpus.build import build
+from medweave.corpus.captions.bank import Bank
+from medweave.corpus.order import Ranges
 from medweave.corpus.recipe import CorpusRecipe
 from medweave.errors import RequestError, UserError
 from medweave.features.convert import convert
+from medweave.features.coverage import Thresholds, cover
+from medweave.features.measure import Labelled, measure
 from medweave.features.store import names, open_features
 
 WIDTHS = {"BiomedCLIP": 12, "PLIP": 12, "BMCA": 20}
@@ -90,6 +94,26 @@ def test_rows_are_the_published_vectors(corpus, published):
             np.testing.assert_allclose(features.text(at)[0], expected[f"{teacher}_txt"], atol=1e-3)
     everyone = open_features(corpus, "BMCA").covered(np.arange(10))
     assert everyone.sum() == 8
+
+
+def test_judging_the_rows_anew_trusts_none_that_is_absent(corpus, published):
+    """A run measures its teachers again: zeros are no rows, of an image or of a text."""
+    convert(published, corpus)
+    for teacher in WIDTHS:
+        features = open_features(corpus, teacher)
+        before = features.covered(np.arange(len(corpus)))
+        coverage = cover(features, Ranges.of(np.arange(len(corpus))), thresholds=Thresholds(pair=-1.0))
+        assert np.array_equal(open_features(corpus, teacher).covered(np.arange(len(corpus))), before)
+        assert coverage.samples["absent", False] == (~before).sum() > 0
+
+
+def test_measures_rest_on_rows_that_are_there(corpus, published):
+    convert(published, corpus)
+    features = open_features(corpus, "PLIP")
+    there = features.covered(np.arange(len(corpus)))
+    names = ["seen" if has_row else "absent" for has_row in there.tolist()]
+    known = [Labelled(number, "other", names[number], f"g{number}") for number in range(len(corpus))]
+    assert measure(features, "other", known, Bank.load()) is None  # one finding is left
 
 
 def test_projected_vectors_keep_their_length_and_their_own_names(corpus, published):

@@ -158,12 +158,12 @@ def test_the_menu_has_its_rows(work_of, settings, rows_folder, corpus_recipe):
 
 def test_trust_is_measured_on_the_runs_own_training_images(work_of, settings, corpus_recipe, tmp_path):
     work = work_of(train={**settings(), "leave_out": ["heads"], "data": {"overlay": "folds", "fold": 1}})
-    file = tmp_path / "run" / "teachers" / "one.parquet"
+    file = tmp_path / "run" / "teachers" / "two.parquet"  # it states nothing of its training: all is measured
     table = pq.read_table(file).to_pylist()
     assert len(table) == len(open_corpus(corpus_recipe.path))
     sources = {row["by"] for row in table if row["id"].startswith("heads")}
     assert "prompted" not in sources  # none of its labels was looked at
-    taught = work.loader.teachers.taught[0]
+    taught = work.loader.teachers.taught[1]
     numbers = work.data.training.numbers()
     own = [table[n] for n in numbers.tolist()]
     typical = np.mean([row["score"] for row in own if row["covered"] and row["score"] is not None])

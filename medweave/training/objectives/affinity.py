@@ -14,7 +14,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from medweave.errors import RequestError
 from medweave.training.likeness import Matrix, divergences
 from medweave.training.objective import Batch, Embeddings, Given, Losses, Objective, ObjectiveRecipe, shares
 
@@ -34,13 +33,7 @@ class Affinity(Objective):
     def __init__(self, recipe: AffinityRecipe, given: Given) -> None:
         super().__init__()
         self.recipe = recipe
-        self.scales = {
-            name: recipe.sharpness * teacher.scale
-            for name, teacher in given.teachers.items()
-            if teacher.scale is not None and len(teacher.sides) == 2
-        }
-        if given.teachers and not self.scales:
-            raise RequestError("affinity needs a teacher with both towers", where="train.teachers")
+        self.scales = {name: recipe.sharpness * scale for name, scale in given.scales("affinity").items()}
 
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
         """{"affinity/NAME": scalar}. Samples that a teacher does not cover take no part, as rows or as columns."""

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from medweave.errors import RequestError
 from medweave.training.objective import Embeddings
 from medweave.training.objectives.affinity import Affinity, AffinityRecipe
 
@@ -44,6 +45,16 @@ def test_what_a_teacher_does_not_cover_changes_nothing(student, given, batch, ro
         for b in (batch, replace(batch, rows={**rows, "some": noise}))
     ]
     assert all(torch.equal(a, b) for a, b in zip(*slopes, strict=True))
+
+
+def test_a_scale_that_is_not_known_stops_those_who_need_it(given):
+    unknown = {**given.teachers, "both": replace(given.teachers["both"], scale=None)}
+    with pytest.raises(RequestError, match="affinity needs, is not known") as stopped:
+        Affinity(AffinityRecipe(), replace(given, teachers=unknown))
+    assert stopped.value.where == "teacher both"
+    single = {name: teacher for name, teacher in given.teachers.items() if len(teacher.sides) < 2}
+    with pytest.raises(RequestError, match="both towers"):
+        Affinity(AffinityRecipe(), replace(given, teachers=single))
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(given, batch, rows):
