@@ -118,7 +118,7 @@ class Given:
     teachers: Mapping[str, Teacher] = field(default_factory=dict)
 
     def scales(self, objective: str) -> dict[str, float]:
-        """The own scale of each teacher with both towers. Raises RequestError where there is none, or it is not known."""
+        """The own scale of each two-tower teacher. Raises RequestError where there is none, or one is not known."""
         both = {name: teacher.scale for name, teacher in self.teachers.items() if len(teacher.sides) == 2}
         if self.teachers and not both:
             raise RequestError(f"{objective} needs a teacher with both towers", where="train.teachers")
