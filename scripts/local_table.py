@@ -2,11 +2,13 @@
 
     python scripts/local_table.py FOLDER [--out runs/table] [--folds 5] [--only NAME] [--images N] [--jobs 2]
 
-FOLDER holds manifest_images.csv and manifest_text.csv, as recipes/local-corpus.yaml says. The arms are data:
-local_table.yaml beside this file, or another such file (--table). An arm may learn from others of the same fold: each
-of these leaves its rows when it is trained. Each (arm, fold) runs in a fresh process with a log of its own and is done
-once, two at a time where asked (each then has its share of the cores, which wastes less than one that has them all);
-the same command after a stop goes on where it stopped. Arms of `evaluate: validation` never open a test part.
+FOLDER holds manifest_images.csv and manifest_text.csv, as recipes/local-corpus.yaml says; or it is a recipe whose
+section `corpus` tells of other data. The arms are data: local_table.yaml beside this file, or another such file
+(--table). Those of modalities or sources that the corpus lacks are left out. An arm may learn from others of the same
+fold: each of these leaves its rows when it is trained. Each (arm, fold) runs in a fresh process with a log of its own
+and is done once, two at a time where asked (each then has its share of the cores, which wastes less than one that has
+them all); the same command after a stop goes on where it stopped. Arms of `evaluate: validation` never open a test
+part.
 
 OUT/corpus  OUT/runs/ARM/FOLD  OUT/rows/FOLD/ARM  OUT/logs/ARM-FOLD.log  OUT/pooled/ARM
 ->  OUT/table.md  table.json  charts/*.svg  *.html
@@ -40,7 +42,7 @@ from medweave.evaluation.pool import pool
 from medweave.evaluation.recipe import Part
 from medweave.files import hash_of, read_json, write_json
 from medweave.progress import say
-from medweave.recipe import Section, as_data, load_recipe
+from medweave.recipe import Section, as_data, load_recipe, merged
 from medweave.training.recipe import Recipe, read
 from medweave.training.run import Run, deciding
 
@@ -155,7 +157,10 @@ class Job:
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="folder with manifest_images.csv and manifest_text.csv")],
+    data: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="folder with both manifests, or a recipe with a `corpus:` of your own"),
+    ],
     arms: Annotated[Path, typer.Option("--table", help="YAML file of arms")] = HERE / "local_table.yaml",
     out: Annotated[Path, typer.Option(help="folder for corpus, runs and the table")] = Path("runs/table"),
     folds: Annotated[int, typer.Option(min=1, help="how many of the folds are run")] = 5,
@@ -171,9 +176,11 @@ def main(
     for name in only or ():
         if name not in names:
             raise unknown_name("arm", name, names)
-    common = _common(folder, out, images)
+    common = _common(data, out, images)
+    corpus = build(read(RECIPES / f"{table.arms[0].recipe}.yaml", common).corpus)
+    table = fitting(table, corpus)
+    names = [arm.name for arm in table.arms]
     jobs = jobs_of(table, folds, out, common)
-    corpus = build(jobs[0].recipe.corpus)
     failed = run_all([job for job in jobs if job.arm.name in (only or names)], corpus, at_once)
     lacking = {job.arm.name for job in jobs if not job.done(corpus)}
     whole = [job for job in jobs if job.arm.name not in lacking]
@@ -183,6 +190,31 @@ def main(
     print(write_page(table, whole, unfinished, corpus, pooled(whole), out, command))
     if failed:
         raise typer.Exit(1)
+
+
+def fitting(table: Table, corpus: Corpus) -> Table:
+    """The table without arms of modalities, and of sources to leave out, that the corpus lacks; none learns of them.
+
+    Raises RequestError where the arm that others are compared with is one of them.
+    """
+    sources = {stratum.source for stratum in corpus.strata}
+    modalities = {stratum.modality for stratum in corpus.strata}
+    arms: list[Arm] = []
+    for arm in table.arms:
+        train = merged(RECIPES / f"{arm.recipe}.yaml", arm.overrides)[0]["train"]
+        asked = train.get("modalities", [])
+        there = [modality for modality in asked if modality in modalities]
+        if bool(there) != bool(asked) or not sources >= set(train.get("leave_out", [])):
+            continue
+        own = [*arm.overrides, f"train.modalities={json.dumps(there)}"] if there != asked else arm.overrides
+        arms.append(arm.model_copy(update={"overrides": own}))
+    names = {arm.name for arm in arms}
+    if table.reference not in names:
+        raise RequestError("the corpus has no images for it", where=f"arm {table.reference}")
+    if lacking := [arm.name for arm in table.arms if arm.name not in names]:
+        say(f"left out, as the corpus lacks their modalities or sources: {', '.join(lacking)}")
+    learning = [arm.model_copy(update={"teachers": [name for name in arm.teachers if name in names]}) for arm in arms]
+    return table.model_copy(update={"arms": learning})
 
 
 def jobs_of(table: Table, folds: int, out: Path, common: tuple[str, ...]) -> list[Job]:
@@ -335,14 +367,22 @@ def pooled(jobs: list[Job]) -> dict[str, Path]:
     return found
 
 
-def _common(folder: Path, out: Path, images: int | None) -> tuple[str, ...]:
+def _common(data: Path, out: Path, images: int | None) -> tuple[str, ...]:
     """Overrides of every recipe: where the data are, and how long to train."""
-    if not folder.is_dir():
-        raise RequestError("no such folder", where=folder)
-    sources = len(read(RECIPES / "local-images.yaml").corpus.sources)
-    places = [f"corpus.sources.{number}.path={json.dumps(str(folder))}" for number in range(sources)]
     budget = [] if images is None else [f"train.images={images}"]
-    return (f"corpus.path={json.dumps(str(out / 'corpus'))}", *places, *budget)
+    return (*_corpus(data), f"corpus.path={json.dumps(str(out / 'corpus'))}", *budget)
+
+
+def _corpus(data: Path) -> list[str]:
+    """Overrides that lead every recipe to a folder with both manifests, or to the corpus of another recipe."""
+    if data.is_file():
+        corpus = merged(data)[0].get("corpus")
+        if not isinstance(corpus, dict):
+            raise RequestError("the recipe has no section `corpus:`", where=data)
+        return [f"corpus={json.dumps({'folds': {'count': 5}} | corpus)}"]
+    if not data.is_dir():
+        raise RequestError("no such folder or recipe", where=data)
+    return [f"corpus.sources.0.path={json.dumps(str(data))}"]
 
 
 def _folds(arm: Arm, folds: int) -> range:

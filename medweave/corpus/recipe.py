@@ -6,7 +6,7 @@ A source kind is one file in `medweave/corpus/sources/`: its `SourceRecipe` exte
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -157,3 +157,18 @@ class CorpusRecipe(Section):
     seed: int = Field(0, ge=0, description="seed of splits, folds and the order inside shards")
     workers: int | None = Field(None, ge=1, description="processes that decode and write; None: one a core")
     engine: Literal["local", "ray"] = Field("local", description="where the workers run")
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _places(cls, sources: Any) -> Any:
+        """A source that names no `path` lies where the one of its kind before it lies."""
+        places: dict[Any, Any] = {}
+        found = []
+        for source in sources if isinstance(sources, list) else []:
+            if isinstance(source, dict):
+                kind = source.get("kind")
+                source = ({"path": places[kind]} if kind in places else {}) | source
+                if "path" in source:
+                    places[kind] = source["path"]
+            found.append(source)
+        return found if isinstance(sources, list) else sources

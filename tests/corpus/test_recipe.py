@@ -47,3 +47,10 @@ def test_three_mistakes_are_three_lines():
 def test_a_source_name_must_fit_a_file_name(name):
     with pytest.raises(RequestError, match="no blanks"):
         recipe(sources=[SOURCE | {"name": name}])
+
+
+def test_a_source_without_a_path_lies_where_the_one_before_it_lies():
+    sources = [{"kind": "folder", "path": "a"}, {"kind": "folder", "name": "b"}, {"kind": "folder", "path": "c"}]
+    assert [str(source.path) for source in recipe(sources=sources).sources] == ["a", "a", "c"]
+    with pytest.raises(RequestError, match=r"sources.0.*path"):
+        recipe(sources=sources[1:])

@@ -287,3 +287,29 @@ def test_shares_of_the_oracle_are_corrected_for_chance(script, teachers, tmp_pat
     assert of["without confounded", "balanced_accuracy"]["sets"] == 3
     assert "| generalist | prompts | specialist | balanced accuracy | 3 | 0.650" in text
     assert local_table_teachers.against_teachers(table, named, {}) is None
+
+
+def test_a_corpus_of_ones_own_keeps_the_arms_that_fit_it(script, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("name: own\ncorpus: {path: elsewhere, sources: [{kind: folder, path: pictures}]}\n")
+    strata = [SimpleNamespace(source="ward", modality=modality) for modality in ("ct", "xray")]
+    table = script.load_recipe(SCRIPTS / "distil_table.yaml", script.Table)
+    fitting = script.fitting(table, SimpleNamespace(strata=strata))
+    arms = {arm.name: arm for arm in fitting.arms}
+    assert {"radiographs", "sections", "everything", "student"} <= arms.keys()
+    assert not {"eyes", "cells", "surfaces", "ultrasound"} & arms.keys()
+    assert arms["student"].teachers == ["radiographs", "sections", "everything"]
+    jobs = script.jobs_of(fitting, 2, tmp_path / "out", script._common(own, tmp_path / "out", None))
+    (sections,) = [job for job in jobs if job.arm.name == "sections" and job.fold == 1]
+    assert sections.recipe.train.modalities == ["ct"]
+    assert [source.path.name for source in sections.recipe.corpus.sources] == ["pictures"]
+    assert sections.recipe.corpus.path == tmp_path / "out" / "corpus" and sections.recipe.corpus.folds.count == 5
+    left_out = script.load_recipe(SCRIPTS / "local_table.yaml", script.Table)
+    names = {arm.name for arm in script.fitting(left_out, SimpleNamespace(strata=strata)).arms}
+    assert "local-images" in names and "without-kermany" not in names
+
+
+def test_a_recipe_without_a_corpus_is_refused(script, tmp_path):
+    (tmp_path / "own.yaml").write_text("name: own\n")
+    with pytest.raises(RequestError, match="corpus"):
+        script._common(tmp_path / "own.yaml", tmp_path / "out", None)
