@@ -16,7 +16,7 @@ import numpy as np
 
 from medweave.errors import RequestError, UserError, nearest
 from medweave.evaluation import statistics
-from medweave.evaluation.macro import METRICS, Drawn, macro, mean_draws
+from medweave.evaluation.macro import METRICS, Drawn, any_interval, macro, mean_draws
 from medweave.evaluation.predictions import Predictions
 from medweave.evaluation.results import Results, load, shown
 from medweave.evaluation.scoring import estimate
@@ -144,8 +144,8 @@ def _macro_rows(sets: list[dict[str, Any]], drawn: dict[str, list[Drawn]]) -> li
 def _macro_difference(first: Sequence[Drawn], other: Sequence[Drawn], metric: str) -> dict[str, Any]:
     pairs = [(a, b) for a, b in zip(first, other, strict=True) if not np.isnan(a.values.get(metric, np.nan))]
     value = float(np.mean([b.values[metric] - a.values[metric] for a, b in pairs]))
-    draws = mean_draws([b.draws[metric] - a.draws[metric] for a, b in pairs])
-    return _tested(value, draws)
+    drawn = any_interval([one for one, _ in pairs])
+    return _tested(value, mean_draws([b.draws[metric] - a.draws[metric] for a, b in pairs]) if drawn else None)
 
 
 def _correct(rows: list[dict[str, Any]]) -> None:

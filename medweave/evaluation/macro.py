@@ -36,14 +36,19 @@ class Drawn:
 
 
 def macro(sets: Sequence[Drawn], metric: str) -> dict[str, Any] | None:
-    """Mean of a metric over the sets that define it, with its interval; None when no set does."""
+    """Mean of a metric over the sets that define it, with its interval if one of them has one; None when no set does."""
     defined = [one for one in sets if not np.isnan(one.values.get(metric, np.nan))]
     if not defined:
         return None
     value = float(np.mean([one.values[metric] for one in defined]))
-    draws = mean_draws([one.draws[metric] for one in defined])
+    draws = mean_draws([one.draws[metric] for one in defined]) if any_interval(defined) else None
     found: dict[str, Any] = estimate(value, draws, sum(one.smallest for one in defined))
     return found | {"sets": len(defined), "images": sum(one.images for one in defined)}
+
+
+def any_interval(sets: Sequence[Drawn]) -> bool:
+    """Whether a mean over some sets has an interval: not where each of them is too small for one."""
+    return any(one.reason is None for one in sets)
 
 
 def mean_draws(draws: Sequence[Array]) -> Array:

@@ -68,3 +68,15 @@ def test_unknown_folders_and_families_are_refused(folders, tmp_path):
         compare([tmp_path])
     with pytest.raises(RequestError, match="corpus-probe"):
         compare([f"{folders[0]}@corpus-prob"])
+
+
+def test_a_mean_over_sets_too_small_for_intervals_has_none(world, make_model, tmp_path):
+    world.fill("chest", ["alphoma", "betosis"], each=15)
+    for name, skill in (("weak", 0.1), ("strong", 1.0)):
+        results = evaluate(make_model(name, skill), ["corpus-zero-shot"], world, tmp_path / name, QUICK)
+        mean = results.summary["corpus-zero-shot"]["all"]["macro_auroc"]
+        assert results.results[0]["no_interval"] and mean["value"] is not None and mean["low"] is None
+    table = compare([f"{tmp_path / name}@corpus-zero-shot" for name in ("weak", "strong")], draws=100)
+    (difference,) = table.macros[0]["metrics"]["macro_auroc"]["differences"]
+    assert difference["value"] is not None and difference["low"] is None and difference["p"] is None
+    assert "*" not in table.text()
