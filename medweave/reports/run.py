@@ -6,8 +6,9 @@ Reads a folder of results, the corpus and, where there is one, the run's log; wr
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,17 +48,19 @@ LEAST_RELIABLE = 45  # images behind a reliability curve
 
 @dataclass(frozen=True)
 class Guess:
-    """One finding and the model's probability for it. place: 1 is the likeliest; true: the image shows it."""
+    """One finding and the model's probability for it, None where it only ranks. place: 1 is the likeliest; true: the
+    image shows it.
+    """
 
     name: str
-    share: float
+    share: float | None
     place: int
     true: bool
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One test image with what the model said of it. guesses: likeliest first, the truth among them."""
+    """One test image with what the model said of it. guesses: likeliest first, all that it shows among them."""
 
     picture: str
     source: str
@@ -65,14 +68,14 @@ class Shot:
     calibrated: bool
 
     @property
-    def right(self) -> bool:
-        """Whether the likeliest finding is the true one."""
-        return self.guesses[0].true
+    def right(self) -> bool | None:
+        """Whether it shows the likeliest finding; None where it shows none of them."""
+        return self.guesses[0].true if self.truth else None
 
     @property
     def truth(self) -> str:
         """What the image shows."""
-        return next(guess.name for guess in self.guesses if guess.true)
+        return ", ".join(guess.name for guess in self.guesses if guess.true)
 
 
 def write_report(
@@ -105,6 +108,7 @@ def write_report(
         curves=training_curves(run / "log.jsonl") if run else [],
         shots=shots(results, corpus),
         facts=corpus.facts,
+        numbers=Path(os.path.relpath(results.folder / "results.json", path.parent)).as_posix(),
         sources=source_table(corpus.facts),
         skipped=skipped(corpus),
         reasons=REASONS,
@@ -299,7 +303,7 @@ def objective_curves(lines: Sequence[Mapping[str, Any]]) -> list[str]:
 def shots(results: Results, corpus: Corpus) -> list[Shot]:
     """Test images drawn by a fixed seed, the sources taking turns, each with the prompted answer."""
     number_of = {name: i for i, name in enumerate(corpus.index(["id"])["id"].to_pylist())}
-    prompted = [r for r in results.results if r["task"] == "zero_shot" and not r["multi_label"]]
+    prompted = [r for r in results.results if r["task"] == "zero_shot"]
     asked = [r for r in prompted if results.predictions(r).ids[0] in number_of]  # others are of another corpus
     if not asked:
         return []
@@ -331,16 +335,16 @@ def skipped(corpus: Corpus) -> list[tuple[str, int]]:
     return sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
-def guesses(shares: np.ndarray, truth: int, classes: Sequence[str]) -> list[Guess]:
-    """The GUESSES likeliest classes, then the true one where it is not among them.
+def guesses(scores: np.ndarray, shown: Collection[int], classes: Sequence[str], likely: bool = True) -> list[Guess]:
+    """The GUESSES likeliest classes, then those that the image shows and that are not among them.
 
-    shares: [C], the probability of each class; truth: the number of the true class.
+    scores: [C]; likely: whether they are probabilities. shown: the numbers of the classes that it shows.
     """
-    order = np.argsort(-shares, kind="stable").tolist()
+    order = np.argsort(-scores, kind="stable").tolist()
     return [
-        Guess(classes[number], float(shares[number]), place, number == truth)
+        Guess(classes[number], float(scores[number]) if likely else None, place, number in shown)
         for place, number in enumerate(order, 1)
-        if place <= GUESSES or number == truth
+        if place <= GUESSES or number in shown
     ]
 
 
@@ -349,14 +353,17 @@ def _shots_of(
 ) -> Sequence[Shot]:
     predictions = results.predictions(result)
     calibrated = CALIBRATED in predictions.scores
-    shares = probabilities(predictions.scores[CALIBRATED if calibrated else predictions.answer], False)
+    logits = predictions.scores[CALIBRATED if calibrated else predictions.answer]
+    scores = logits if predictions.multi else probabilities(logits, False)
     chosen = generator("report", result["source"]).permutation(len(predictions.ids))[:count]
     return [
         Shot(
             picture=picture(decode(corpus.read(number_of[predictions.ids[i]]), limits=corpus.limits)),
             source=result["source"],
-            guesses=guesses(shares[i], int(predictions.truth[i].argmax()), predictions.classes),
-            calibrated=calibrated,
+            guesses=guesses(
+                scores[i], np.flatnonzero(predictions.truth[i] == 1), predictions.classes, not predictions.multi
+            ),
+            calibrated=calibrated or predictions.multi,
         )
         for i in chosen
     ]

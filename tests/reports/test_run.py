@@ -45,7 +45,7 @@ def page(results, results_of, new_album, tmp_path_factory, parse):
 
 def test_the_page_is_whole_and_fetches_nothing(page):
     assert page.fetched == [] and page.scripts == 0
-    assert page.images == 18 and page.tags.count("svg") >= 5
+    assert page.images == 20 and page.tags.count("svg") >= 5
 
 
 def test_every_result_is_there_with_its_interval(page, results):
@@ -149,23 +149,30 @@ def test_each_set_says_whether_its_source_was_trained_on(results, album, tmp_pat
 
 def test_the_truth_is_among_the_guesses_whatever_its_place():
     shares = np.array([0.1, 0.4, 0.02, 0.3, 0.18])
-    first = guesses(shares, 1, "abcde")
+    first = guesses(shares, {1}, "abcde")
     assert [(g.name, g.place, g.true) for g in first] == [("b", 1, True), ("d", 2, False), ("e", 3, False)]
     assert [g.share for g in first] == [0.4, 0.3, 0.18]
-    assert [(g.name, g.place) for g in guesses(shares, 2, "abcde")] == [("b", 1), ("d", 2), ("e", 3), ("c", 5)]
+    assert [(g.name, g.place) for g in guesses(shares, {2}, "abcde")] == [("b", 1), ("d", 2), ("e", 3), ("c", 5)]
+    several = guesses(shares, {0, 2, 3}, "abcde", likely=False)
+    assert [(g.name, g.place) for g in several if g.true] == [("d", 2), ("a", 4), ("c", 5)]
+    assert {g.share for g in several} == {None}
 
 
 def test_a_picture_has_calibrated_guesses_with_the_truth_and_the_verdict_in_words(page, results, album):
     drawn = shots(results, album)
-    assert {True, False} == {shot.right for shot in drawn}
+    assert {True, False, None} == {shot.right for shot in drawn}
+    assert all((shot.guesses[0].share is None) == (shot.source == "retina") for shot in drawn)
     for result in (r for r in results.results if r["benchmark"] == "corpus-zero-shot/chest"):
         predictions = results.predictions(result)
         stated = np.sort(probabilities(predictions.scores[CALIBRATED], False), axis=1)[:, ::-1].tolist()
         assert all([g.share for g in s.guesses] in stated for s in drawn if s.source == "chest")
     for shot in drawn:
-        lines = [f"{g.place}. {g.name}{' truth' * g.true} {percent(g.share)}" for g in shot.guesses]
+        shares = ["" if g.share is None else f" {percent(g.share)}" for g in shot.guesses]
+        told = [f"{g.place}. {g.name}{' truth' * g.true}" for g in shot.guesses]
+        lines = [line + share for line, share in zip(told, shares, strict=True)]
         end = "" if shot.calibrated else ", not calibrated"
-        assert " ".join(["✓ right" if shot.right else "✗ wrong", shot.source + end, *lines]) in page.words
+        verdict = {True: "✓ right", False: "✗ wrong", None: "shows none"}[shot.right]
+        assert " ".join([verdict, shot.source + end, *lines]) in page.words
 
 
 def test_confusion_counts_every_image_once(results):
