@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from medweave import __version__
 from medweave.errors import RequestError, UserError
 from medweave.progress import say
 
@@ -32,6 +33,22 @@ MODELS = "run or model folder, hf-hub:owner/name, open_clip:ARCH/TAG, transforme
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help=MODELS)]
 SHOWN = 20  # unreadable files that are named
 Json = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
+
+
+def _version(asked: bool) -> None:
+    """Print the version, and end."""
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """What may stand before a verb."""
 
 
 @app.command()
@@ -77,7 +94,7 @@ def info(corpus: CorpusPlace, as_json: Json = False) -> None:
 def preview(
     corpus: CorpusPlace,
     out: Annotated[Path | None, typer.Option(help="HTML file; preview.html in the corpus, here for a URL")] = None,
-    count: Annotated[int, typer.Option(help="images shown")] = 120,
+    count: Annotated[int, typer.Option(min=1, help="images shown")] = 120,
     seed: Annotated[int, typer.Option(help="seed of the choice")] = 0,
 ) -> None:
     """A contact sheet of a corpus with captions, as one HTML page."""
@@ -288,7 +305,7 @@ def _tell_unreadable(lines: list[str]) -> None:
 
 
 def main() -> None:
-    """Run the command line; a UserError becomes one line and an exit status, an interruption says how to go on."""
+    """Run the command line; what a user can cause becomes one line and an exit status, never a traceback."""
     try:
         app()
     except UserError as error:
@@ -300,3 +317,12 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        say(f"medweave: {_of_system(error)}")
+        sys.exit(1)
+
+
+def _of_system(error: OSError) -> str:
+    """What the operating system refused, and the file; of a rename, the one that was to be written."""
+    file = error.filename2 or error.filename
+    return f"{error.strerror}: {file}" if file is not None else str(error)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ def whole_file(path: Path) -> Iterator[Path]:
             ) from error
         raise
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # the first error is what counts
+            draft.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The command line as a stranger meets it: help, mistakes, exit statuses."""
 
+import errno
 import json
 import os
 import subprocess
@@ -42,6 +43,38 @@ def test_mistakes_are_one_line_and_status_2(tmp_path, words, said):
     assert shown.returncode == 2
     assert said in shown.stderr
     assert "Traceback" not in shown.stderr
+
+
+def test_the_version_is_printed(cli):
+    assert cli("--version").strip() == medweave.__version__
+
+
+@pytest.mark.parametrize("count", [-4, 0])
+def test_a_sheet_shows_an_image_at_least(cli, count):
+    assert "--count" in cli("preview", "corpus", f"--count={count}", status=2, errors=True)
+
+
+def refusing(error):
+    """A function that raises an error."""
+
+    def refuse():
+        raise error
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EROFS, "Read-only file system", "a/b"), "medweave: Read-only file system: a/b\n"),
+        (PermissionError(errno.EACCES, "Permission denied", "rows"), "medweave: Permission denied: rows\n"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", ".x.part", None, "x"), "medweave: Is a directory: x\n"),
+        (ConnectionError("no route to bucket"), "medweave: no route to bucket\n"),
+    ],
+)
+def test_what_the_operating_system_refuses_is_one_line(cli, monkeypatch, error, said):
+    monkeypatch.setattr("medweave.doctor.checks", refusing(error))
+    assert cli("doctor", status=1, errors=True) == said
 
 
 RECIPE = """
@@ -93,6 +126,13 @@ def cli(monkeypatch, capsys):
         return shown.err if errors else shown.out
 
     return run
+
+
+def test_a_file_where_a_folder_is_to_be_is_one_line(tmp_path, cli):
+    (tmp_path / "taken").touch()
+    (tmp_path / "tiny.yaml").write_text(RECIPE.format(bert="none"))
+    shown = cli("build", tmp_path / "tiny.yaml", f"corpus.path={tmp_path / 'taken'}", status=1, errors=True)
+    assert shown == f"medweave: File exists: {tmp_path / 'taken'}\n"
 
 
 @pytest.mark.slow

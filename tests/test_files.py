@@ -23,6 +23,15 @@ def test_a_full_disk_is_one_clear_line(tmp_path):
         raise OSError(errno.ENOSPC, "no space")
 
 
+def test_a_draft_that_cannot_be_removed_does_not_hide_the_first_error(tmp_path, monkeypatch):
+    def read_only(path, missing_ok=False):
+        raise OSError(errno.EROFS, "read only")
+
+    monkeypatch.setattr("pathlib.Path.unlink", read_only)
+    with pytest.raises(RuntimeError, match="first"), files.whole_file(tmp_path / "a"):
+        raise RuntimeError("first")
+
+
 def test_json_round_trip_and_errors(tmp_path):
     files.write_json(tmp_path / "a.json", {"b": [1, 2.5, None], "ä": "ö"})
     assert files.read_json(tmp_path / "a.json") == {"b": [1, 2.5, None], "ä": "ö"}

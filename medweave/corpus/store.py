@@ -217,7 +217,7 @@ class Corpus:
         """Read every byte again. Raises UserError naming each damaged file and what to do."""
         damaged = verify.damaged(self.with_labels(None))
         if damaged:
-            raise UserError(f"damaged: {', '.join(damaged)}", where=self.path, todo=verify.REMEDY)
+            raise UserError(f"damaged: {', '.join(damaged)}", where=self.path, todo=verify.remedy(damaged))
 
     def shard_file(self, shard: int) -> str:
         """The name of a shard inside the corpus."""
@@ -233,7 +233,7 @@ class Corpus:
         """A local file with the content of one of the corpus. Raises UserError where it is missing."""
         path = self.place.local(name, changing)
         if not path.exists():
-            raise UserError("missing", where=f"{self.path}/{name}", todo=verify.REMEDY)
+            raise UserError("missing", where=f"{self.path}/{name}", todo=verify.remedy([name]))
         return path
 
     def _corrected(self, numbers: Numbers, rows: Rows) -> Rows:
@@ -337,7 +337,7 @@ def _first_place(path: Path, samples: int) -> int:
     try:
         table = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError):
-        raise UserError("missing or damaged", where=path, todo=verify.REMEDY) from None
+        raise UserError("missing or damaged", where=path, todo=verify.ANEW) from None
     if table.dtype != PLACES or len(table) < samples:
-        raise UserError("does not fit its corpus.json", where=path, todo=verify.REMEDY)
+        raise UserError("does not fit its corpus.json", where=path, todo=verify.ANEW)
     return int(table.offset)

@@ -123,8 +123,8 @@ def _keep_temperatures(home: Path, results: Results) -> None:
     kept = [case for case in kept if (case["corpus"], case["benchmark"]) not in anew]
     try:
         add_facts(folder, {"calibration": {"weights": weights, "cases": kept + fitted}})
-    except PermissionError:
-        say(f"{folder} is read only: its temperatures are not kept for classify")
+    except OSError as error:
+        say(f"{folder} cannot be written to ({error.strerror}): its temperatures are not kept for classify")
 
 
 def _temperature(result: Result) -> dict[str, Any]:

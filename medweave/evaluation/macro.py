@@ -36,7 +36,7 @@ class Drawn:
 
 
 def macro(sets: Sequence[Drawn], metric: str) -> dict[str, Any] | None:
-    """Mean of a metric over the sets that define it, with its interval if one of them has one; None when no set does."""
+    """Mean of a metric over the sets that define it, its interval if one of them has one; None when no set does."""
     defined = [one for one in sets if not np.isnan(one.values.get(metric, np.nan))]
     if not defined:
         return None

@@ -23,14 +23,25 @@ from numpy.typing import NDArray
 from medweave.cores import cores, share_of_cores
 from medweave.corpus.engines import run
 from medweave.corpus.store import Corpus, open_corpus
-from medweave.errors import RequestError
+from medweave.errors import DamagedError, RequestError, UserError
 from medweave.features.layout import BUILD, OF_A_SHARD, Layout, layout_of, name_of, writing
 from medweave.features.make_rows import Job, embed_texts, make_rows
 from medweave.features.rows import Kind, encoded, write_array
-from medweave.features.stamp import FORMAT, Stamp, changed, head_of, read_stamp, teacher_of, write_stamp
+from medweave.features.stamp import (
+    FORMAT,
+    Captions,
+    Stamp,
+    changed,
+    head_of,
+    read_captions,
+    read_stamp,
+    teacher_of,
+    write_captions,
+    write_stamp,
+)
 from medweave.features.texts import bank_captions, token_counts
 from medweave.features.views import Views
-from medweave.files import only_writer, read_json, write_json
+from medweave.files import only_writer
 from medweave.models.encoder import Encoder
 from medweave.models.load import load
 from medweave.progress import say, track
@@ -85,9 +96,10 @@ def extract(
     views: augmented views to store besides the whole pictures. texts: whether the samples' own texts get rows.
     bank: captions that get a row each; None: all that the corpus's banks have for its findings.
     workers: processes; None: one a core, or one that uses a GPU. replace: whether rows of another teacher, or another
-    form, may be deleted first. root: the folder of all teachers' rows, where it is not the corpus's own.
-    Raises RequestError when other rows lie under that name, UserError for a row that is no number and for a folder that
-    cannot be written.
+    form, and rows whose stamp cannot be read, may be deleted first. root: the folder of all teachers' rows, where it is
+    not the corpus's own.
+    Raises RequestError when other rows lie under that name, UserError for a row or a scale that is no number and for a
+    folder that cannot be written.
     """
     corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -97,9 +109,10 @@ def extract(
         encoder = teacher if isinstance(teacher, Encoder) else load(teacher, _device())
         reference = encoder.name if isinstance(teacher, Encoder) else str(teacher)
         layout = layout_of(corpus, name or name_of(encoder.facts.get("teacher") or encoder.name), root)
+        asked = _stamp_of(encoder, reference, dtype, views)
         with writing(layout.folder), only_writer(_place_of(layout, rank)):
             workers = _workers(encoder, workers)
-            stamp = _begun(corpus, layout, _stamp_of(encoder, reference, dtype, views), replace)
+            stamp = _begun(corpus, layout, asked, replace)
             wants_texts = "texts" in stamp.sides and (texts or any(shard.texts is not None for shard in stamp.shards))
             job = Job(corpus, encoder, layout, stamp, wants_texts, max(1, cores() // workers))
             if "texts" in stamp.sides and rank == 0:
@@ -128,20 +141,30 @@ def _stamp_of(encoder: Encoder, reference: str, dtype: Kind, views: Views | None
 def _begun(corpus: Corpus, layout: Layout, asked: Stamp, replace: bool) -> Stamp:
     """The stamp to work towards: what was asked for, and what lies there already."""
     with _alone(layout):
-        old = read_stamp(layout)
+        old = _old_stamp(layout, replace)
         wrong = _differences(old, asked) if old else []
         if wrong and not replace:
             todo = "take another name, or delete them first: `--replace`"
             raise RequestError(f"rows with other {' and '.join(wrong)} lie there", where=layout.folder, todo=todo)
-        if wrong:
-            _check_alone(layout)
         if old is None or wrong:
+            if layout.stamp.exists():
+                _check_alone(layout)
             _clear(layout)
             write_stamp(layout, asked)
             return asked
     for shard in changed(corpus, old):
         say(f"{layout.folder.name}: {shard}, its rows are made anew")
     return old.with_views(asked)
+
+
+def _old_stamp(layout: Layout, replace: bool) -> Stamp | None:
+    """The stamp that lies there; None where there is none, or one that cannot be read and may be replaced."""
+    try:
+        return read_stamp(layout)
+    except UserError:
+        if not replace:
+            raise
+        return None
 
 
 def _differences(old: Stamp, asked: Stamp) -> list[str]:
@@ -169,16 +192,25 @@ def _write_bank(job: Job, captions: Sequence[str]) -> None:
     The rows come first: a list that is behind them is still right.
     """
     layout = job.layout
-    known = read_json(layout.captions) if layout.captions.exists() else {"captions": [], "tokens": []}
-    new = sorted(set(captions) - set(known["captions"]))
-    before = _bank_rows(layout, job.stamp, len(known["captions"]))
-    missing = [*known["captions"][len(before) :], *new]
+    known = _known(layout)
+    new = sorted(set(captions) - set(known.captions))
+    before = _bank_rows(layout, job.stamp, len(known.captions))
+    missing = [*known.captions[len(before) :], *new]
     if not missing:
         return
     rows = encoded(embed_texts(job.encoder, missing, lambda at: f"the caption {missing[at]!r}"), job.stamp.dtype)
     write_array(layout.bank, np.concatenate([before, rows]))
-    tokens = known["tokens"] + token_counts(job.encoder, new).tolist()
-    write_json(layout.captions, {"captions": known["captions"] + new, "tokens": tokens})
+    tokens = token_counts(job.encoder, new).tolist()
+    write_captions(layout, Captions(captions=(*known.captions, *new), tokens=(*known.tokens, *tokens)))
+
+
+def _known(layout: Layout) -> Captions:
+    """The captions that have rows; none where their list is damaged, which is deleted then."""
+    try:
+        return read_captions(layout)
+    except DamagedError:
+        layout.captions.unlink()
+        return Captions()
 
 
 def _bank_rows(layout: Layout, stamp: Stamp, count: int) -> NDArray[Any]:
@@ -241,7 +273,7 @@ def _finished(job: Job, made: int) -> Extracted:
         unread=sum(len(shard.unread) for shard in rows),
         texts=sum(shard.texts or 0 for shard in rows),
         cut=sum(shard.cut for shard in rows),
-        captions=len(read_json(layout.captions)["captions"]) if layout.captions.exists() else 0,
+        captions=len(read_captions(layout).captions),
         made=made,
         left=left,
     )

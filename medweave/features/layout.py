@@ -17,11 +17,17 @@ STAMP = "stamp.json"
 BUILD = ".build"
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 OF_A_SHARD = re.compile(r"(?:image|text)-(\d{5,})\..*")
+LONGEST = 255  # letters of a name that a file system takes
 UNWRITABLE = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the quota of this disk is used up",
     errno.EROFS: "the disk is read only",
     errno.EACCES: "no permission",
+}
+IN_THE_WAY = {
+    errno.EISDIR: "a folder lies where a file should be",
+    errno.ENOTDIR: "a file lies where a folder should be",
+    errno.EEXIST: "a file lies where a folder should be",
 }
 
 
@@ -80,8 +86,11 @@ class Layout:
 def layout_of(corpus: Corpus, name: str, root: Path | None = None) -> Layout:
     """The files of one teacher's rows. root: the folder of all teachers, where it is not the corpus's own.
 
-    Raises RequestError for a name that is no plain one, and for a remote corpus without `root`.
+    Raises RequestError for a name that is no plain one or too long, and for a remote corpus without `root`.
     """
+    if len(name) > LONGEST:
+        todo = f"take {LONGEST} at most"
+        raise RequestError(f"the name of features that begins {name[:20]!r} has {len(name)} letters", todo=todo)
     if not PLAIN.fullmatch(name):
         raise RequestError(f"{name!r} is no name for features", todo="take letters, digits and . _ + -")
     return Layout((root or corpus.local_path() / FOLDER) / name)
@@ -93,10 +102,19 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        todo = "make it writable, or free space, and run the same command again: it goes on where it stopped"
-        raise UserError(UNWRITABLE[error.errno], where=error.filename or folder, todo=todo) from error
+        place = Path(error.filename2 or error.filename or folder)
+        if error.errno in UNWRITABLE:
+            todo = "make it writable, or free space, and run the same command again: it goes on where it stopped"
+            raise UserError(UNWRITABLE[error.errno], where=place, todo=todo) from error
+        if error.errno in IN_THE_WAY:
+            todo = "move it away and run the same command again"
+            raise UserError(IN_THE_WAY[error.errno], where=_in_the_way(place), todo=todo) from error
+        raise
+
+
+def _in_the_way(place: Path) -> Path:
+    """The file that a path leads through or to, or else the path itself."""
+    return next((part for part in (place, *place.parents) if part.is_file()), place)
 
 
 def name_of(model: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from medweave.corpus.store import Corpus
-from medweave.errors import RequestError, UserError
+from medweave.errors import DamagedError, RequestError, UserError
 from medweave.features.layout import Layout
-from medweave.features.rows import Kind, is_stored
+from medweave.features.rows import AGAIN, Kind, is_stored
 from medweave.features.views import Views, is_alike
 from medweave.files import hash_of, read_json, write_json
 from medweave.models.encoder import Encoder
@@ -25,6 +26,7 @@ FORMAT = 1
 Side = Literal["images", "texts"]
 KEPT = 64  # numbers of a row that tell it from others
 LIKE = 0.999  # cosine of two rows of the same thing, on whatever machine
+ANEW = "extract the rows anew with `medweave features … --replace`"
 WORDS = ("chest x-ray", "CT of the brain, no haemorrhage; follow-up in 3 months", "Adénocarcinome 5 µm")
 
 
@@ -146,18 +148,29 @@ class Stamp(Section):
         return hash_of([self.teacher.identity, self.dtype, [[shard.name, shard.sha256] for shard in self.shards]])
 
 
+class Captions(Section):
+    """What the rows of a bank are of."""
+
+    captions: tuple[str, ...] = Field((), description="in the order of the rows")
+    tokens: tuple[int, ...] = Field((), description="how many each has before it is cut")
+
+
 def read_stamp(layout: Layout) -> Stamp | None:
     """The stamp of a folder; None where nothing was begun. Raises UserError for one that this version cannot read."""
-    if not layout.stamp.exists():
+    if not layout.stamp.is_file():
         return None
-    data = read_json(layout.stamp)
+    todo = f"{ANEW}, or delete their folder"
+    try:
+        data = read_json(layout.stamp)
+    except UserError as error:
+        raise UserError(error.what, where=layout.stamp, todo=todo) from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise UserError(f"rows of another format than {FORMAT}", where=layout.stamp, todo="extract them again")
+        raise UserError(f"rows of another format than {FORMAT}", where=layout.stamp, todo=todo)
     try:
         return check(data, Stamp, where=layout.stamp)
     except RequestError as error:
         wrong = error.what.splitlines()[1].strip()
-        raise UserError(f"not a stamp: {wrong}", where=layout.stamp, todo="extract the rows again") from None
+        raise UserError(f"not a stamp: {wrong}", where=layout.stamp, todo=todo) from None
 
 
 def write_stamp(layout: Layout, stamp: Stamp) -> None:
@@ -166,15 +179,35 @@ def write_stamp(layout: Layout, stamp: Stamp) -> None:
 
 
 def read_record(layout: Layout, shard: int, stamp: Stamp) -> ShardRows | None:
-    """What was made of a shard since the stamp was written last; None: nothing, or nothing of this teacher and form."""
-    path = layout.record(shard)
-    data = read_json(path) if path.exists() else {}
-    return ShardRows.model_validate(data["rows"]) if data.get("form") == stamp.form else None
+    """What was made of a shard since the stamp was written last.
+
+    None: nothing, nothing of this teacher and form, or nothing that can be read.
+    """
+    try:
+        data = read_json(layout.record(shard))
+        return ShardRows.model_validate(data["rows"]) if data["form"] == stamp.form else None
+    except (UserError, KeyError, TypeError, ValueError):
+        return None
 
 
 def write_record(layout: Layout, shard: int, stamp: Stamp, rows: ShardRows) -> None:
     """Keep what was made of a shard until the stamp says it."""
     write_json(layout.record(shard), {"form": stamp.form, "rows": as_data(rows)})
+
+
+def read_captions(layout: Layout) -> Captions:
+    """The captions of a bank; none where it has none yet. Raises DamagedError for a list that cannot be read."""
+    if not layout.captions.is_file():
+        return Captions()
+    try:
+        return Captions.model_validate(read_json(layout.captions))
+    except (UserError, ValueError):
+        raise DamagedError("damaged", where=layout.captions, todo=AGAIN) from None
+
+
+def write_captions(layout: Layout, known: Captions) -> None:
+    """Keep the captions of a bank, whole or not at all."""
+    write_json(layout.captions, as_data(known))
 
 
 def is_of(rows: ShardRows, facts: Mapping[str, Any]) -> bool:
@@ -228,13 +261,19 @@ def teacher_of(encoder: Encoder, reference: str) -> Teacher:
 
 
 def head_of(encoder: Encoder) -> Head | None:
-    """The scale and bias of a model with two towers; None where its files do not tell them."""
+    """The scale and bias of a model with two towers; None where its files do not tell them.
+
+    Raises UserError for one that is not a finite number.
+    """
     if len(encoder.sides) < 2:
         return None
     try:
         head = encoder.head
     except UserError:
         return None
+    if not (math.isfinite(head.scale) and math.isfinite(head.bias)):
+        what = f"the logits of {encoder.name} have scale {head.scale:g} and bias {head.bias:g}"
+        raise UserError(what, todo="check the model's weights: both must be finite numbers")
     return Head(scale=head.scale, bias=head.bias, kind=head.kind)
 
 

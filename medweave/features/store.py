@@ -5,6 +5,7 @@ The arrays are mapped, so a reading worker holds what it reads and a few bytes a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -21,9 +22,8 @@ from medweave.corpus.store import Corpus
 from medweave.errors import DamagedError, UserError, unknown_name
 from medweave.features.layout import FOLDER, STAMP, Layout, layout_of
 from medweave.features.rows import AGAIN, Column, Rows, decoded
-from medweave.features.stamp import Side, Stamp, changed, read_stamp, teacher_of
+from medweave.features.stamp import ANEW, Side, Stamp, changed, read_captions, read_stamp, teacher_of
 from medweave.features.views import Views
-from medweave.files import read_json
 from medweave.models.encoder import Encoder
 
 PIECE = 4096  # samples of one piece
@@ -34,7 +34,8 @@ class Features:
     """The rows of one teacher for one corpus; safe to share with threads, forked and spawned workers.
 
     A sample whose image could not be read, or is of a modality that the teacher was not made for, has an image row of
-    zeros, and is not covered. verdicts: covered.parquet.
+    zeros, and is not covered. verdicts: covered.parquet. Reading a row that is not a number, or whose file is not what
+    was written, raises DamagedError with the file.
     """
 
     def __init__(self, corpus: Corpus, layout: Layout, stamp: Stamp, verdicts: Path | None = None) -> None:
@@ -84,26 +85,24 @@ class Features:
     @cached_property
     def captions(self) -> dict[str, int]:
         """The captions that have rows -> their place in the bank."""
-        if not self.layout.captions.exists():
-            return {}
-        return {caption: at for at, caption in enumerate(read_json(self.layout.captions)["captions"])}
+        return {caption: at for at, caption in enumerate(read_captions(self.layout).captions)}
 
     def image(self, numbers: Numbers, views: NDArray[np.int64] | None = None) -> Rows:
         """Rows of images, [b, d]. views: [b], for each sample 0 for the whole picture, or the number of a view."""
         self._check("images", "images" in self.sides)
         shards, places = self._where(numbers)
         if views is None:
-            return decoded(self._images[0].take(shards, places))
+            return self._rows(self._images[0], shards, places)
         rows = np.empty((len(shards), self.width), np.float32)
         for view in np.unique(views).tolist():
             self._check(f"view {view}", view in range(len(self._images)))
             here = np.flatnonzero(views == view).tolist()
-            rows[here] = decoded(self._images[view].take([shards[at] for at in here], [places[at] for at in here]))
+            rows[here] = self._rows(self._images[view], [shards[at] for at in here], [places[at] for at in here])
         return rows
 
     def text(self, numbers: Numbers, which: NDArray[np.int64] | None = None) -> Rows:
         """Rows of the samples' own texts, [b, d]. which: [b], the place of each in its sample's `texts`; None: 0."""
-        return decoded(self._texts.take(*self._where_text(numbers, which)))
+        return self._rows(self._texts, *self._where_text(numbers, which))
 
     def tokens(self, numbers: Numbers, which: NDArray[np.int64] | None = None) -> NDArray[np.uint16]:
         """How many tokens those texts have before they are cut, [b]."""
@@ -127,7 +126,10 @@ class Features:
         if unknown:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             raise UserError(f"no row of the caption {unknown[0]!r}{more}", where=self.name, todo="extract it")
-        return decoded(np.array(self._bank[[places[text] for text in captions]]))
+        rows = decoded(np.array(self._bank[[places[text] for text in captions]]))
+        if not _is_finite(rows):
+            raise _not_a_number(self.layout.bank)
+        return rows
 
     def covered(self, numbers: Numbers) -> NDArray[np.bool_]:
         """Which samples the teacher is trusted on, [b]: all that have rows, where nothing was measured."""
@@ -161,6 +163,14 @@ class Features:
         counts = self.text_counts(numbers)
         firsts = np.cumsum(counts) - counts
         return np.repeat(numbers, counts), np.arange(counts.sum()) - np.repeat(firsts, counts)
+
+    def _rows(self, column: Column, shards: list[int], places: list[int]) -> Rows:
+        """The rows at some places of some shards, [b, d]. Raises DamagedError for one that is not a number."""
+        rows = decoded(column.take(shards, places))
+        if not _is_finite(rows):
+            first = int(np.flatnonzero(~np.isfinite(rows).all(1))[0])
+            raise _not_a_number(column.file_of(shards[first]))
+        return rows
 
     def _where(self, numbers: Numbers) -> tuple[list[int], list[int]]:
         """The shard and the place in it of some samples."""
@@ -253,7 +263,7 @@ def open_features(
         told = {"teacher": teacher_of(encoder, encoder.name), "width": encoder.dim, "sides": encoder.sides}
         now = stamp.model_copy(update=told)
         if wrong := stamp.differences(now):
-            raise UserError(f"rows of a teacher with other {' and '.join(wrong)}", where=layout.folder, todo=_ANEW)
+            raise UserError(f"rows of a teacher with other {' and '.join(wrong)}", where=layout.folder, todo=ANEW)
     if wrong := stale(corpus, stamp):
         more = f" and {len(wrong) - SHOWN:,} more" if len(wrong) > SHOWN else ""
         raise UserError(f"{'; '.join(wrong[:SHOWN])}{more}", where=layout.folder, todo=AGAIN)
@@ -275,6 +285,14 @@ def stale(corpus: Corpus, stamp: Stamp) -> list[str]:
     return wrong
 
 
-_ANEW = "extract them anew with `medweave features … --replace`"
+def _is_finite(rows: Rows) -> bool:
+    """Whether all numbers are. Squares of half precision cannot overflow, and their sum is cheaper than `isfinite`."""
+    return math.isfinite(np.vdot(rows, rows))
+
+
+def _not_a_number(file: Path) -> DamagedError:
+    todo = "delete this file and run the same `medweave features` again"
+    return DamagedError("a row is not a number", where=file, todo=todo)
+
 
 __all__ = ["Features", "names", "open_features"]

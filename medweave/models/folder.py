@@ -1,4 +1,4 @@
-"""A model on disk: an open_clip hub folder, so that stock open_clip opens it, with `medweave.json` beside.
+"""A model on disk: an open_clip hub folder, so that stock open_clip opens it, with `medweave.json` and a card beside.
 
 open_clip_config.json, open_clip_model.safetensors, the tokenizer's files, text/config.json of a transformers tower,
 image/config.json of a timm tower at an unusual size. open_clip wants absolute paths of the last two: they are corrected
@@ -19,7 +19,8 @@ from open_clip.tokenizer import HFTokenizer
 from safetensors.torch import save_file
 
 from medweave.errors import RequestError, UserError
-from medweave.files import read_json, sync_folder, write_json
+from medweave.files import read_json, sync_folder, write_bytes, write_json
+from medweave.models import card
 from medweave.models.architecture import Architecture, assemble, text_config
 from medweave.models.preprocess import Preprocess
 from medweave.models.tokens import Tokens, tokenizer_of
@@ -36,10 +37,10 @@ TOKENIZERS = ("token*", "vocab*", "merges*", "special_tokens*", "added_tokens*",
 def save(model: DualModel, folder: Path, facts: Mapping[str, Any] | None = None) -> None:
     """Write the model folder, whole or not at all; a folder that was there is replaced.
 
-    facts: what medweave.json keeps for cards and checks (recipe and corpus hash, licence, calibration, …). The corpus
-    is named by its place relative to the run where it lies beside it, so that both can be moved together.
+    facts: what medweave.json keeps for checks and README.md tells people (recipe and corpus hash, licence, …). The
+    corpus is named by its place relative to the run where it lies beside it, so that both can be moved together.
     """
-    folder = folder.resolve()
+    folder, known = folder.resolve(), {**model.facts, **(facts or {})}
     with _whole_folder(folder) as draft:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.clip.state_dict().items()}
         save_file(state, draft / WEIGHTS)
@@ -47,7 +48,8 @@ def save(model: DualModel, folder: Path, facts: Mapping[str, Any] | None = None)
         if isinstance(model.tokenize.tokenizer, HFTokenizer):
             model.tokenize.tokenizer.save_pretrained(str(draft))
         write_json(draft / CONFIG, _config(model.architecture.placed(folder), model.preprocess))
-        write_json(draft / FACTS, {"format": 1, "facts": _placed({**model.facts, **(facts or {})}, folder, _relative)})
+        write_json(draft / FACTS, {"format": 1, "facts": _placed(known, folder, _relative)})
+        write_bytes(draft / card.FILE, card.card_text(known).encode())
 
 
 def add_facts(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -60,6 +62,12 @@ def facts_of(folder: Path) -> dict[str, Any]:
     """What was stored with a model, its corpus by a path that can be opened; {} for a folder of another maker."""
     folder = folder.resolve()
     return _placed((_part(folder / FACTS) or {"facts": {}})["facts"], folder, _absolute)
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a model lies in this folder, or lay there when a process died while it saved the next one."""
+    folder = folder.resolve()
+    return (folder / CONFIG).is_file() or (bool(folder.name) and _beside(folder, "old").is_dir())
 
 
 def open_folder(folder: Path) -> DualModel:
@@ -83,7 +91,7 @@ def open_folder(folder: Path) -> DualModel:
 def export(folder: Path, out: Path, repository: str) -> None:
     """Copy a model folder for the hub as `OWNER/NAME`: all that open_clip looks for is then found under that name.
 
-    Where the corpus lies on this machine is left out.
+    Where the corpus lies on this machine is left out. The card is written anew and names the repository.
     """
     config = read_json(folder / CONFIG)
     architecture = architecture_in(folder.resolve(), config["model_cfg"])
@@ -91,7 +99,9 @@ def export(folder: Path, out: Path, repository: str) -> None:
         for pattern in (WEIGHTS, *TOKENIZERS):
             for file in folder.glob(pattern):
                 shutil.copyfile(file, draft / file.name)
-        add_facts(draft, _placed(facts_of(folder), folder, lambda *_: None))
+        facts = facts_of(folder)
+        add_facts(draft, _placed(facts, folder, lambda *_: None))
+        write_bytes(draft / card.FILE, card.card_text(facts, repository).encode())
         placed = architecture.placed(draft, text=repository, image=f"hf-hub:{repository}")
         write_json(draft / CONFIG, {**config, "model_cfg": placed})
         parts = {**(architecture.text_config or {}), **(architecture.image_config or {})}

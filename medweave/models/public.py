@@ -10,7 +10,7 @@ import open_clip
 
 from medweave.errors import RequestError, nearest
 from medweave.models.architecture import Architecture, arch_config, assemble, text_config
-from medweave.models.folder import CONFIG, open_folder, side_of
+from medweave.models.folder import CONFIG, is_model, open_folder, side_of
 from medweave.models.preprocess import Preprocess
 from medweave.models.reaching import reaching
 from medweave.models.teachers.catalogue import cards
@@ -20,6 +20,7 @@ from medweave.models.weights import check_tag, load_strictly, tagged_state
 
 HUB = "hf-hub:"
 OPEN_CLIP = "open_clip:"
+FOLDERS = "give a run or model folder, or hf-hub:OWNER/NAME"
 HUB_FILES = ["open_clip_*", "*.json", "*.txt", "*.model", "text/*", "image/*"]
 
 
@@ -33,10 +34,12 @@ def open_whole(reference: str) -> DualModel:
 
 
 def model_folder(reference: str) -> Path:
-    """The model folder that a path means: itself, or `model/` of a run folder."""
+    """The model folder that a path means: itself, or `model/` of a run folder. Raises RequestError without one."""
+    if not reference.strip():
+        raise RequestError("the name of the model is empty", todo=FOLDERS)
     path = Path(reference)
     for folder in (path, path / "model"):
-        if (folder / CONFIG).is_file() or folder.with_name(f".{folder.name}.old").is_dir():
+        if is_model(folder):
             return folder
     if (path / "run.json").is_file():
         raise RequestError("this run has no model yet", where=path, todo="the same `medweave train` goes on with it")
@@ -44,7 +47,7 @@ def model_folder(reference: str) -> Path:
         raise RequestError(f"no model in this folder (no {CONFIG})", where=path)
     names = [reference] if reference in cards() else nearest(reference, cards())
     alike = [f"teacher:{name}" for name in names]
-    todo = f"did you mean {' or '.join(alike)}?" if alike else "give a run or model folder, or hf-hub:OWNER/NAME"
+    todo = f"did you mean {' or '.join(alike)}?" if alike else FOLDERS
     raise RequestError(f"no model {reference!r}", todo=todo)
 
 

@@ -13,6 +13,7 @@ import transformers
 from medweave.errors import RequestError, UserError
 from medweave.models.whole import refuse_broken
 
+HUB = "huggingface_hub"  # its logger tells of each retry
 LONGEST = 160  # characters of a library's own message
 
 
@@ -57,12 +58,13 @@ def reason_of(error: Exception) -> str:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keep transformers' and open_clip's own reports off the terminal; what matters we say ourselves."""
-    level, root = transformers.logging.get_verbosity(), logging.getLogger()
+    """Keep the reports of transformers, open_clip and the hub's client off the terminal; we say what matters."""
+    level, loggers = transformers.logging.get_verbosity(), [logging.getLogger(name) for name in (None, HUB)]
+    levels = [logger.level for logger in loggers]
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    root_level = root.level
-    root.setLevel(logging.ERROR)
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)  # what they call an error they raise too
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -70,4 +72,5 @@ def quietly() -> Iterator[None]:
     finally:
         transformers.logging.set_verbosity(level)
         transformers.logging.enable_progress_bar()
-        root.setLevel(root_level)
+        for logger, before in zip(loggers, levels, strict=True):
+            logger.setLevel(before)

@@ -38,15 +38,17 @@ def classify(
 ) -> list[Answer]:
     """The probability of each candidate for each image, files and the images of folders; unreadable ones say why.
 
-    prompts: finding -> its wordings. Raises RequestError for fewer than two candidates that share a softmax.
+    prompts: finding -> its wordings.
+    Raises RequestError for fewer than two candidates that share a softmax, and when no file is there to be read.
     """
     kind = encoder.head.kind
     if len(prompts) < (1 if kind == "sigmoid" else 2):
         raise RequestError("classification needs two findings or more", todo="name them with --finding, once each")
+    found = image_files(images)
     temperature = calibration.temperature if calibration else 1.0
     classes = class_rows(encoder, prompts)
     answers = []
-    for files in batches(image_files(images), reading_of(encoder.facts)):
+    for files in batches(found, reading_of(encoder.facts)):
         rows = encoder.embed_images([file.data for file in files if file.error is None])
         logits = encoder.logits(rows, classes).astype(np.float64) / temperature
         shares = iter(probabilities(logits, kind == "sigmoid"))

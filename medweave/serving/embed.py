@@ -22,9 +22,7 @@ def embed_images(encoder: Encoder, paths: Sequence[Path], out: Path) -> tuple[in
     Returns how many, and the files that cannot be read, which are listed in `skipped_file(out)`.
     Raises RequestError when no file is there to be read.
     """
-    files = list(image_files(paths))
-    if not files:
-        raise RequestError("no images found", where=", ".join(map(str, paths)), todo="name image files or their folder")
+    files = image_files(paths)
     read = batches(files, reading_of(encoder.facts))
     schema = _schema("path", encoder.dim)
     unreadable: list[Read] = []

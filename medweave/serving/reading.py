@@ -15,7 +15,7 @@ from medweave.corpus.images import prepare
 from medweave.corpus.limits import BadImage
 from medweave.corpus.recipe import ImageRecipe, LimitsRecipe
 from medweave.corpus.sources._rows import rows_of_tree
-from medweave.errors import nearest
+from medweave.errors import RequestError, nearest
 from medweave.recipe import check
 
 BATCH = 64  # files read and embedded together
@@ -73,8 +73,18 @@ def batches(paths: Iterable[Path], reading: Reading) -> Iterator[list[Read]]:
             yield [future.result() for future in waiting.popleft()]
 
 
-def image_files(paths: Sequence[Path]) -> Iterator[Path]:
-    """The files named, and below the folders named every file that a source of kind `folder` would read, by path."""
+def image_files(paths: Sequence[Path]) -> list[Path]:
+    """The files named, and below the folders named every file that a source of kind `folder` would read, by path.
+
+    Raises RequestError when there is none.
+    """
+    files = list(_files_at(paths))
+    if not files:
+        raise RequestError("no images found", where=", ".join(map(str, paths)), todo="name image files or their folder")
+    return files
+
+
+def _files_at(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
             yield from (path / row["path"] for _, row in rows_of_tree(path))

@@ -49,6 +49,7 @@ def train(recipe: Recipe) -> Run:
     """
     run = Run(section(recipe, "train").run)
     section(recipe, "model")
+    run.check_folder()
     ranks = distributed.start()
     if ranks.device.type == "cpu":
         memory.keep()

@@ -9,6 +9,7 @@ model/           the model, an open_clip folder                      evaluations
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from medweave.training.recipe import Recipe
 
 # What changes no weight, or counts by what it comes to.
 NO_MATTER = ("train.run", "train.workers", "train.log", "train.checkpoint", "train.corpus", "train.mix.block")
+TEXTS, TEACHERS = "texts.safetensors", "teachers"  # made of recipe and corpus before the first step
 
 
 class Run:
@@ -52,6 +54,11 @@ class Run:
         return bool(self.facts.get("finished"))
 
     @property
+    def under_way(self) -> bool:
+        """Whether the folder holds what a step has made: the model, a state to go on from, or a line of the log."""
+        return self.finished or any(self.checkpoints.glob("*")) or any(self.log())
+
+    @property
     def counts(self) -> dict[str, Any]:
         """counts.json: what was read."""
         counts: dict[str, Any] = read_json(self.path / "counts.json")
@@ -66,28 +73,50 @@ class Run:
             if kind is None or entry["kind"] == kind:
                 yield entry
 
-    def begin(self, recipe: Recipe, inputs: dict[str, str]) -> None:
-        """Write recipe.yaml and run.json, or check that this folder is of the same run.
+    def check_folder(self) -> None:
+        """Raises RequestError where the path is a file, or a folder of other files than a run's."""
+        if self.path.exists() and not self.path.is_dir():
+            raise RequestError("train.run is a file", where=self.path, todo="name a new or an empty folder")
+        others = self.path.is_dir() and any(not path.name.startswith(".") for path in self.path.iterdir())
+        if others and not self.facts:
+            raise RequestError("the folder holds other files", where=self.path, todo="set train.run to a new folder")
 
-        What an older version wrote is the same where the options that it did not know are at their defaults.
+    def begin(self, recipe: Recipe, inputs: dict[str, str]) -> None:
+        """Write run.json and recipe.yaml; of a run that is under way, check that it is the same.
+
+        A run that failed before its first step gives way to another recipe.
         inputs: hashes of what else decides the weights. Raises RequestError naming what differs.
         """
         asked = {"recipe": deciding(as_data(recipe)), "inputs": inputs}
-        known = self.facts
-        if known:
-            with_new_options = deciding(as_data(load_recipe(self.path / "recipe.yaml", Recipe)))
-            differing = sorted(_differences(with_new_options | known["asked"]["recipe"], asked["recipe"]))
-            differing += sorted(_differences(known["asked"]["inputs"], inputs))
-            if differing:
-                raise RequestError(
-                    f"this folder holds a run with another {', '.join(differing)}",
-                    where=self.path,
-                    todo="choose another train.run, or put the recipe back",
-                )
+        if self.under_way:
+            self._check_same(asked)
             return
+        if self.facts.get("asked") != asked:
+            self._drop_derived()
+        write_json(self.path / "run.json", {"asked": asked, "finished": False})
         text = yaml.safe_dump(as_data(recipe), sort_keys=False, allow_unicode=True, width=120)
         write_bytes(self.path / "recipe.yaml", text.encode())
-        write_json(self.path / "run.json", {"asked": asked, "finished": False})
+
+    def _check_same(self, asked: dict[str, Any]) -> None:
+        """Raises RequestError naming what differs between this run and what is asked.
+
+        What an older version wrote is the same where the options that it did not know are at their defaults.
+        """
+        known = self.facts["asked"]
+        with_new_options = deciding(as_data(load_recipe(self.path / "recipe.yaml", Recipe)))
+        differing = sorted(_differences(with_new_options | known["recipe"], asked["recipe"]))
+        differing += sorted(_differences(known["inputs"], asked["inputs"]))
+        if differing:
+            raise RequestError(
+                f"this folder holds a run with another {', '.join(differing)}",
+                where=self.path,
+                todo="choose another train.run, or put the recipe back",
+            )
+
+    def _drop_derived(self) -> None:
+        """Remove what an attempt with another recipe has left."""
+        (self.path / TEXTS).unlink(missing_ok=True)
+        shutil.rmtree(self.path / TEACHERS, ignore_errors=True)
 
     def finish(self, facts: dict[str, Any]) -> None:
         """State that nothing is left to do."""

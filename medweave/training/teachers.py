@@ -38,8 +38,8 @@ from medweave.training.captions import Caption
 from medweave.training.distributed import Ranks
 from medweave.training.objective import Given, Standard, Teacher, TeacherRows
 from medweave.training.recipe import TeacherRecipe, TeachersRecipe
+from medweave.training.run import TEACHERS
 
-FOLDER = "teachers"
 LEAST = 0.05  # measured score of a teacher that covers a sample and did worse on it: it still has a say
 CATALOGUE = "teacher:"
 
@@ -163,7 +163,7 @@ class Teachers:
 
         Raises UserError for a teacher that covers no training sample.
         """
-        files = [run / FOLDER / f"{one.name}.parquet" for one in self.taught]
+        files = [run / TEACHERS / f"{one.name}.parquet" for one in self.taught]
         if ranks.first:
             for one, file in zip(self.taught, files, strict=True):
                 if not file.exists():

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -35,7 +36,7 @@ from medweave.training.mix import Mix, mix_of
 from medweave.training.objective import Batch, Given, Objectives, TeacherRows
 from medweave.training.optim import Average, optimiser_of
 from medweave.training.recipe import Recipe, TrainRecipe, section
-from medweave.training.run import Run
+from medweave.training.run import TEXTS, Run
 from medweave.training.teachers import Teachers, teachers_of
 from medweave.training.validate import Validation, exam_of
 
@@ -169,7 +170,10 @@ def inherited_by(corpus: Corpus, mix: Mix, teachers: Teachers | None) -> Inherit
 
 
 def prepare(recipe: Recipe, run: Run, data: Data, ranks: Ranks) -> Work:
-    """Build the model and all that a step needs. Raises RequestError when an objective asks for another head."""
+    """Build the model and all that a step needs.
+
+    Raises RequestError when an objective asks for another head, or for findings that no image has.
+    """
     settings: TrainRecipe = section(recipe, "train")
     model = dual.build(section(recipe, "model"), recipe.seed).to(ranks.device)
     check_heads(recipe, model)
@@ -179,15 +183,14 @@ def prepare(recipe: Recipe, run: Run, data: Data, ranks: Ranks) -> Work:
     given = teachers.given(model.dim, data.training, ranks) if teachers is not None else Given(model.dim)
     objectives = Objectives(settings.objectives, given, recipe.seed).to(ranks.device)
     check_teachers(recipe, objectives)
-    each = objectives.menu_captions
-    menu = Menu(data.findings, data.captions.bank, recipe.seed, each) if each else None
+    menu = menu_of(data, objectives, recipe.seed)
     ranks.same_start([*model.state_dict().values(), *objectives.state_dict().values()])
     look = look_of(model, settings, teachers)
     tokenize = None if model.frozen_text else model.tokenize
     loader = Steps(data.corpus, data.order, data.captions, look, tokenize, ranks, settings.accumulate, menu, teachers)
     pooled, loaders = None, loader_processes(settings, ranks.device)
     if model.frozen_text:
-        file = run.path / "texts.safetensors"
+        file = run.path / TEXTS
         pooled = texts.of_run(model, loader, settings.total_steps, loaders, data.bank_captions, file, ranks)
     exam = exam_of(data.corpus, settings, data.captions.bank, data.labels.known, recipe.seed)
     work = Work(
@@ -246,6 +249,16 @@ def check_teachers(recipe: Recipe, objectives: Objectives) -> None:
         raise RequestError("no objective learns from teachers", where="train.objectives", todo=todo)
 
 
+def menu_of(data: Data, objectives: Objectives, seed: int) -> Menu | None:
+    """All findings with their captions, when an objective needs them. Raises RequestError when no image has one."""
+    if not objectives.menu_captions:
+        return None
+    if not data.findings:
+        todo = "leave out menu and answer, which ask for findings, or give labels to the corpus"
+        raise RequestError("no training image has a finding", where="train.objectives", todo=todo)
+    return Menu(data.findings, data.captions.bank, seed, objectives.menu_captions)
+
+
 def look_of(model: DualModel, settings: TrainRecipe, teachers: Teachers | None) -> Look:
     """What becomes of training pictures. Raises RequestError when stored views fit the model's way to a square not."""
     views = teachers.views if teachers is not None else None
@@ -278,6 +291,9 @@ def say_facts(work: Work) -> None:
     """What a user would want to know before a long run begins."""
     mix, settings = work.data.mix, work.settings
     say(f"{mix.samples} training images in {len(mix.names)} strata; {settings.total_steps} steps of {settings.batch}")
+    bare = untold(work.data)
+    if bare:
+        say(f"WARNING: {bare} of {mix.samples} training images have neither text nor finding")
     idle = {s.source for s in work.data.corpus.strata} - {*mix.sources, *settings.leave_out}
     if idle:
         say(f"no training image from {', '.join(sorted(idle))}")
@@ -291,6 +307,20 @@ def say_facts(work: Work) -> None:
         say("dropout is drawn anew for each micro-batch: other processes or accumulation give other weights")
     if settings.data.held_out and not work.validation:
         say("no source of the validation part has two findings: nothing to choose by, the last weights are kept")
+
+
+def untold(data: Data) -> int:
+    """How many training images have neither a text nor a finding."""
+    known = data.labels.known
+    unknown = np.array([not labels.told for labels in known.sets])[known.codes] & data.training.mask(len(data.corpus))
+    if not unknown.any():
+        return 0
+    count = first = 0
+    for batch in data.corpus.batches(["texts"]):
+        wordless = pc.list_value_length(batch["texts"]).fill_null(0).to_numpy() == 0
+        count += int((wordless & unknown[first : first + len(batch)]).sum())
+        first += len(batch)
+    return count
 
 
 def totals(work: Work) -> dict[str, Any]:

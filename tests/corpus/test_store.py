@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -153,6 +154,20 @@ def test_a_missing_shard_is_one_clear_line(copy):
     (copy / "shards" / name).unlink()
     with pytest.raises(UserError, match=f"missing.*{name}"):
         open_corpus(copy).read(0)
+
+
+@pytest.mark.parametrize("name", ["index.parquet", "places.npy"])
+def test_what_a_build_reads_first_is_not_said_to_be_written_anew(copy, name):
+    (copy / name).unlink()
+    with pytest.raises(UserError, match=f"missing.*{name}.*: delete the folder and build it again$"):
+        open_corpus(copy).verify()
+
+
+def test_a_changed_index_is_not_said_to_be_written_anew(copy):
+    table = pq.read_table(copy / "index.parquet")
+    pq.write_table(table.take([0, *range(len(table) - 1)]), copy / "index.parquet")
+    with pytest.raises(UserError, match=r"damaged: index\.parquet.*: delete the folder and build it again$"):
+        open_corpus(copy).verify()
 
 
 def test_verify_sees_a_single_bit(copy):

@@ -1,6 +1,8 @@
 """The harness: what is written, resumed, counted and survived."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -303,6 +305,18 @@ def test_fitted_temperatures_are_kept_in_the_model_s_folder(filled, run):
     home = run("sigmoid")
     evaluate(home, corpus=filled)
     assert len(calibration_in(home)["cases"]) == 2, "temperatures of other weights do not stay"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_model_that_cannot_be_written_to_is_evaluated(filled, run, tmp_path, monkeypatch, capsys, number):
+    def refuse(folder, facts):
+        raise OSError(number, os.strerror(number), str(folder))
+
+    home = run("softmax")
+    monkeypatch.setattr("medweave.models.folder.add_facts", refuse)
+    assert evaluate(home, corpus=filled, out=tmp_path / "out").results
+    said = f"cannot be written to ({os.strerror(number)}): its temperatures are not kept"
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("asked", [None, Part()])

@@ -21,7 +21,7 @@ from medweave.corpus.captions.bank import Bank
 from medweave.corpus.images import decode
 from medweave.corpus.order import Ranges
 from medweave.corpus.store import open_corpus
-from medweave.errors import RequestError, UserError
+from medweave.errors import DamagedError, RequestError, UserError
 from medweave.features import coverage as coverage_module
 from medweave.features import extract as extract_module
 from medweave.features.coverage import cover
@@ -532,3 +532,107 @@ def test_a_folder_that_cannot_be_written_is_one_line(corpus, tiny, monkeypatch, 
 def test_rows_are_called_by_the_card_of_a_teacher(corpus, tiny):
     told = extract(corpus, tiny("teacher:cards/own.yaml", teacher="mine"), workers=1, bank=[])
     assert told.name == "mine" and open_features(corpus, "mine").stamp.teacher.name == "teacher:cards/own.yaml"
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "list", "format", "scale"])
+def test_rows_whose_stamp_cannot_be_read_may_be_replaced(corpus, tiny, damage):
+    extract(corpus, tiny(), workers=1)
+    folder = rows_of(corpus, "tiny")
+    whole, path = content(folder), folder / "stamp.json"
+    stamp = read_json(path)
+    damaged = {"list": [], "format": stamp | {"format": 9}, "scale": stamp | {"head": stamp["head"] | {"scale": None}}}
+    path.write_text({"cut": path.read_text()[:200], "empty": ""}.get(damage) or json.dumps(damaged.get(damage, "")))
+    for read in (lambda: extract(corpus, tiny(), workers=1), lambda: open_features(corpus, "tiny")):
+        with pytest.raises(UserError, match=r"stamp\.json.*--replace") as error:
+            read()
+        assert "\n" not in str(error.value)
+    assert extract(corpus, tiny(), workers=1, replace=True).made == 8
+    assert content(folder) == whole
+
+
+def test_unreadable_rows_that_another_process_writes_are_not_replaced(corpus, tiny):
+    from medweave.files import only_writer
+
+    extract(corpus, tiny(), workers=1)
+    (rows_of(corpus, "tiny") / "stamp.json").write_text("{")
+    with only_writer(rows_of(corpus, "tiny") / ".writers" / "1"), pytest.raises(UserError, match="another process"):
+        extract(corpus, tiny(), workers=1, replace=True)
+    assert (rows_of(corpus, "tiny") / "image-00000.npy").exists()
+
+
+@pytest.mark.parametrize("scale", [float("nan"), 1000.0])
+def test_a_scale_that_is_no_finite_number_is_refused_before_anything_is_written(corpus, tiny, scale):
+    encoder = tiny()
+    encoder.model.logit_scale.data.fill_(scale)
+    with pytest.raises(UserError, match=r"the logits of tiny have scale (nan|inf) and bias 0.*finite"):
+        extract(corpus, encoder, workers=1)
+    assert not rows_of(corpus, "tiny").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"form": 1}', "null"])
+def test_a_broken_record_of_a_shard_is_as_none(corpus, tiny, expected, monkeypatch, text):
+    whole, real = expected(), extract_module.make_rows
+
+    def stop(job, shard):
+        if shard == 3:
+            raise KeyboardInterrupt
+        return real(job, shard)
+
+    monkeypatch.setattr(extract_module, "make_rows", stop)
+    with pytest.raises(KeyboardInterrupt):
+        extract(corpus, tiny(), workers=1)
+    monkeypatch.undo()
+    records = rows_of(corpus, "tiny") / ".build"
+    form = read_json(records / "00001.json")["form"]
+    (records / "00000.json").write_text(text)
+    write_json(records / "00001.json", {"form": form, "rows": {"name": 3}})
+    assert extract(corpus, tiny(), workers=1).made == 7  # the third was kept
+    assert content(rows_of(corpus, "tiny")) == whole
+
+
+@pytest.mark.parametrize("text", ["", '{"captions": ["a', "[]", '{"captions": 3}'])
+def test_a_broken_list_of_captions_is_told_and_made_again(corpus, tiny, text):
+    extract(corpus, tiny(), workers=1)
+    folder = rows_of(corpus, "tiny")
+    whole = content(folder)
+    (folder / "bank.json").write_text(text)
+    with pytest.raises(DamagedError, match=r"damaged .*bank\.json.*run the same `medweave features` again"):
+        open_features(corpus, "tiny").bank([])
+    assert extract(corpus, tiny(), workers=1).made == 0
+    assert content(folder) == whole
+    (folder / "bank.json").write_text(text)
+    assert extract(corpus, tiny(), bank=[], workers=1).captions == 0
+    assert open_features(corpus, "tiny").captions == {}
+
+
+@pytest.mark.parametrize("place", ["features", "features/tiny", "features/tiny/.build", "features/tiny/.writers"])
+def test_a_file_in_place_of_a_folder_is_one_line(corpus, tiny, place):
+    path = corpus.path / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("mine")
+    with pytest.raises(UserError, match=rf"a file lies where a folder should be .*{place}\): move it away"):
+        extract(corpus, tiny(), workers=1)
+    with pytest.raises(UserError):
+        open_features(corpus, "tiny")
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("name", ["image-00001.npy", "text-00000.npy", "bank.npy", "bank.json", "stamp.json"])
+def test_a_folder_in_place_of_a_file_is_one_line(corpus, tiny, name, workers):
+    extract(corpus, tiny(), workers=1)
+    path = rows_of(corpus, "tiny") / name
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match=rf"a folder lies where a file should be .*/{name}\): move it away"):
+        extract(corpus, tiny(), workers=workers)
+    path.rmdir()
+    extract(corpus, tiny(), workers=1)
+    assert open_features(corpus, "tiny").image(np.arange(44)).any(1).all()
+
+
+def test_a_long_name_is_one_line(corpus, tiny):
+    for read in (lambda name: extract(corpus, tiny(), name, workers=1), lambda name: open_features(corpus, name)):
+        with pytest.raises(RequestError, match="begins 'aaaaaaaaaaaaaaaaaaaa' has 300 letters: take 255 at most"):
+            read("a" * 300)
+    assert extract(corpus, tiny(), "a" * 255, workers=1).made == 8

@@ -128,6 +128,37 @@ def test_damaged_arrays_are_named_when_they_are_read(copied):
         features.bank(list(features.captions)[:1])
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_no_number_is_found_when_it_is_read_and_made_again(copied, tiny, number):
+    folder = copied.path / "features" / "half"
+    readings = {
+        "image-00001.npy": lambda features: features.image(np.arange(40)),
+        "image-00001.v2.npy": lambda features: features.image(np.arange(40), np.arange(40) % 3),
+        "text-00000.npy": lambda features: features.text(*features.every_text(np.arange(40))),
+        "bank.npy": lambda features: features.bank(list(features.captions)),
+    }
+    before = {name: (folder / name).read_bytes() for name in readings}
+    for name, read in readings.items():
+        array = np.load(folder / name)
+        array[3, 5] = number
+        np.save(folder / name, array)
+        what = rf"a row is not a number .*/{name}\): delete this file and run the same `medweave features` again"
+        with pytest.raises(DamagedError, match=what):
+            read(open_features(copied, "half"))
+        (folder / name).write_bytes(before[name])
+    for name in readings:
+        (folder / name).unlink()
+    assert extract(copied, tiny(), "half", views=Views(count=2), workers=1).made == 2
+    assert {name: (folder / name).read_bytes() for name in readings} == before
+
+
+def test_numbers_of_any_size_that_half_precision_holds_are_read(copied):
+    path = copied.path / "features" / "half" / "image-00000.npy"
+    largest = np.full_like(np.load(path), np.finfo(np.float16).max)
+    np.save(path, largest)
+    assert (open_features(copied, "half").image(np.arange(8)) == largest).all()
+
+
 def test_coverage_of_other_rows_is_refused(copied):
     features = open_features(copied, "half")
     assert features.covered(np.arange(44)).all() and np.isnan(features.scores(np.arange(44))).all()

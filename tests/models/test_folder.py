@@ -84,7 +84,7 @@ def in_stock(picture, folders):
 def test_saving_is_the_same_every_time_and_replaces_the_folder_whole(recipe_of, tmp_path):
     model, folder = dual.build(recipe_of()), tmp_path / "model"
     dual.save(model, folder, {"step": 1})
-    before = {name: (folder / name).read_bytes() for name in (CONFIG, FACTS, WEIGHTS)}
+    before = {name: (folder / name).read_bytes() for name in (CONFIG, FACTS, WEIGHTS, "README.md")}
     dual.save(open_folder(folder), folder, {"step": 1})
     assert {name: (folder / name).read_bytes() for name in before} == before
     dual.save(model, folder, {"step": 2})
@@ -104,6 +104,18 @@ def test_facts_change_nothing_else_and_stand_in_a_folder_of_another_maker(recipe
     add_facts(folder, {"more": 1})
     assert facts_of(folder) == {"calibration": {"weights": weights}, "more": 1}
     assert load(folder).weights_hash == weights and files == {f: f.read_bytes() for f in files}
+
+
+def test_the_card_lies_with_the_model_and_with_its_export(recipe_of, tmp_path):
+    sentence = "Learnt from Tiny (tiny; licence MIT, class open)."
+    facts = {"name": "student", "inherits": [sentence], "trained_on": {"corpus": "c", "path": str(tmp_path)}}
+    dual.save(dual.build(recipe_of()), tmp_path / "model", facts)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "# student" in card and f"- {sentence}" in card and "image: `timm:test_resnet`" in card
+    assert str(tmp_path) not in card
+    export(tmp_path / "model", tmp_path / "out", "medweave/tiny")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"- {sentence}" in card and 'medweave.load("hf-hub:medweave/tiny")' in card
 
 
 def test_a_corpus_beside_the_run_moves_with_it_and_another_stays_where_it_is(recipe_of, tmp_path, monkeypatch):

@@ -177,6 +177,20 @@ def test_references_that_lead_nowhere_are_said_in_one_line(monkeypatch, referenc
     assert "\n" not in str(error.value)
 
 
+def test_the_folder_that_one_stands_in_is_a_reference(encoder, tmp_path, monkeypatch):
+    for folder in (tmp_path / "night", tmp_path / "night" / "model"):
+        monkeypatch.chdir(folder)
+        for reference in (".", "./"):
+            assert (load(reference).name, load(reference).weights_hash) == ("night", encoder.weights_hash)
+    monkeypatch.chdir(tmp_path)
+    for reference in (".", "./", "/"):
+        with pytest.raises(RequestError, match="no model in this folder"):
+            load(reference)
+    for reference in ("", " "):
+        with pytest.raises(RequestError, match="the name of the model is empty"):
+            load(reference)
+
+
 def test_a_folder_without_a_model(tmp_path):
     with pytest.raises(RequestError, match="no model in this folder"):
         load(tmp_path)

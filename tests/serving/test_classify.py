@@ -45,6 +45,11 @@ def test_a_softmax_over_one_candidate_is_refused(colours, folder):
         classify(colours(), [folder / "a.png"], {"one": ["one"]})
 
 
+def test_a_folder_without_images_is_refused(colours, tmp_path):
+    with pytest.raises(RequestError, match=f"no images found .{tmp_path}"):
+        classify(colours(), [tmp_path], PROMPTS)
+
+
 def test_the_output_says_whether_probabilities_are_calibrated_and_on_what(colours, with_bad):
     answers = classify(colours(), [with_bad], PROMPTS, CALIBRATED)
     asked = Question(PROMPTS, ("xray", "chest"), CALIBRATED)

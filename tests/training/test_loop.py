@@ -16,8 +16,10 @@ from medweave.corpus.store import open_corpus
 from medweave.errors import RequestError, UserError
 from medweave.evaluation.parts import numbers_of
 from medweave.models.load import load
+from medweave.training.distributed import start
 from medweave.training.loop import train
 from medweave.training.run import Run
+from medweave.training.work import data_of
 
 FORK = multiprocessing.get_context("fork")
 LEARNS = {
@@ -111,6 +113,21 @@ def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(recipe_of, c
         train(recipe_of(train={"batch": 8}))
 
 
+def test_a_run_that_failed_on_its_model_takes_the_right_one(recipe_of):
+    with pytest.raises(UserError, match="nothing"):
+        train(recipe_of(image={"tower": "timm:nothing"}))
+    assert train(recipe_of()).finished
+
+
+def test_nothing_is_written_into_a_folder_of_other_files(recipe_of, tmp_path):
+    (tmp_path / "run").mkdir()
+    mine = tmp_path / "run" / "recipe.yaml"
+    mine.write_text("name: mine\n")
+    with pytest.raises(RequestError, match=r"the folder holds other files .*set train\.run to a new folder"):
+        train(recipe_of())
+    assert list(mine.parent.iterdir()) == [mine] and mine.read_text() == "name: mine\n"
+
+
 def test_a_model_that_goes_on_from_another_keeps_what_binds_that(recipe_of, tmp_path):
     first = train(recipe_of(train={"run": str(tmp_path / "first"), "steps": 2}))
     card = first.model / "medweave.json"
@@ -129,6 +146,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(recipe_of, tmp_path):
     from medweave.training import checkpoint
 
     other = train(recipe_of(image={"tower": "timm:test_vit"}, train={"run": str(tmp_path / "other")}))
+    Run(tmp_path / "run").begin(recipe_of(), data_of(recipe_of(), start()).hashes())
     state = {"model": torch.nn.Linear(2, 2).state_dict(), "step": 3}
     checkpoint.save(tmp_path / "run" / "checkpoints", 3, state)
     with pytest.raises(UserError, match="another architecture"):

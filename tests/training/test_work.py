@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from medweave.corpus.build import build
+from medweave.corpus.recipe import CorpusRecipe
+from medweave.corpus.store import open_corpus
 from medweave.errors import RequestError
 from medweave.models import dual
 from medweave.models.architecture import Architecture, arch_config, assemble
@@ -127,3 +130,34 @@ def test_masks_that_follow_the_cut_of_a_batch_are_said(work_of, capfd, train, wo
 def test_without_dropout_the_cut_of_a_batch_changes_nothing(work_of, capfd):
     work_of(train={"accumulate": 2})
     assert "dropout" not in capfd.readouterr().err
+
+
+@pytest.fixture
+def without_labels(corpus_recipe, tmp_path):
+    """The folder of a corpus of the same images, none of which has a label, and one in three a caption."""
+    tree = corpus_recipe.model_dump(mode="json", serialize_as_any=True) | {"path": str(tmp_path / "bare")}
+    for one in tree["sources"]:
+        one["columns"]["labels"], one["exhaustive"] = None, False
+    build(CorpusRecipe.model_validate(tree))
+    return tree["path"]
+
+
+def test_a_menu_needs_findings(recipe_of, prepared, without_labels):
+    recipe = recipe_of(train={"corpus": without_labels, "objectives": [{"kind": "contrastive"}, {"kind": "menu"}]})
+    with pytest.raises(RequestError, match=r"no training image has a finding .*leave out menu"):
+        prepared(recipe)
+
+
+def test_images_that_say_nothing_are_counted(work_of, without_labels, capfd):
+    work = work_of(train={"corpus": without_labels})
+    texts = open_corpus(without_labels).index(["texts"])["texts"].to_pylist()
+    training = work.data.training.numbers()
+    bare = sum(not texts[number] for number in training)
+    assert 0 < bare < len(training)
+    said = f"WARNING: {bare} of {len(training)} training images have neither text nor finding"
+    assert said in capfd.readouterr().err
+
+
+def test_labelled_images_are_not_warned_of(work_of, capfd):
+    work_of()
+    assert "WARNING" not in capfd.readouterr().err

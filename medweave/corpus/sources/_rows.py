@@ -101,11 +101,18 @@ def _header(manifest: Path) -> list[str]:
         try:
             columns = next(csv.reader(file, delimiter=_delimiter(manifest)), [])
         except (UnicodeDecodeError, csv.Error) as error:
-            raise RequestError(f"not a CSV file: {error}", where=manifest) from None
+            raise _no_csv(error, manifest) from None
     if len(set(columns)) < len(columns):
         twice = sorted({c for c in columns if columns.count(c) > 1})
         raise RequestError(f"columns named twice: {', '.join(twice)}", where=manifest)
     return columns
+
+
+def _no_csv(error: UnicodeDecodeError | csv.Error, manifest: Path) -> RequestError:
+    """The error for a table that cannot be read."""
+    if isinstance(error, UnicodeDecodeError):
+        return RequestError("the text is not UTF-8", where=manifest, todo="save it as UTF-8")
+    return RequestError(f"not a CSV file: {error}", where=manifest)
 
 
 def _delimiter(manifest: Path) -> str:
@@ -130,7 +137,7 @@ def _csv_rows(manifest: Path) -> Iterator[dict[str, Any]]:
                 if values:
                     yield dict(zip(columns, values, strict=True))
         except (UnicodeDecodeError, csv.Error) as error:
-            raise RequestError(f"not a CSV file: {error}", where=manifest) from None
+            raise _no_csv(error, manifest) from None
 
 
 def _parquet(manifest: Path) -> pq.ParquetFile:

@@ -96,6 +96,8 @@ class Source:
         if not self.folder.is_dir():
             raise RequestError("no such folder", where=self.folder)
         columns = columns_of(self.manifest)
+        if not columns:
+            raise RequestError("an empty table", where=self.manifest, todo="its first line names the columns")
         wanted = self.recipe.columns.named() if self.manifest else {}
         wanted |= {f"{word}.{c}": c for word in ("include", "exclude") for c in getattr(self.recipe, word)}
         wrong = [

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from medweave.errors import UserError
+from medweave.errors import RequestError, UserError
 from medweave.files import read_json, write_json
 from medweave.models.reaching import reason_of
 from medweave.models.teachers.catalogue import Card, Golden
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 FILE = "golden.json"
 NUMBERS = 32  # kept of each row: enough where a tower ends in ReLUs and most of its row is 0
 TOLERANCE = 1e-3
+UNIT = 0.01  # how far the length of a row may be from 1
+BROKEN = "its weights are broken: get the copy again"
 HEIGHT, WIDTH = 240, 320
 TEXT = "chest radiograph of an adult with a small pleural effusion on the right"
 
@@ -39,14 +41,21 @@ def picture() -> NDArray[np.uint8]:
 
 
 def try_out(encoder: Encoder) -> None:
-    """Embed the fixed image, and a text as long as the context. Raises UserError for a model that cannot."""
+    """Embed the fixed image, and a text as long as the context.
+
+    Raises UserError for a model that cannot, and where a row is not of length 1 or the scale is no number above 0.
+    """
     if "images" in encoder.sides:
         with embedding(encoder, f"an image of {encoder.preprocess.size} pixels"):
-            encoder.embed_images(picture())
+            row = encoder.embed_images(picture())[0]
+        _check_length(row, f"{encoder.name} gives an image")
     if "texts" in encoder.sides:
         context = int(encoder.facts["context"])
         with embedding(encoder, f"a text of {context} tokens"):
-            encoder.embed_texts(" ".join(["lung"] * context))
+            row = encoder.embed_texts(" ".join(["lung"] * context))[0]
+        _check_length(row, f"{encoder.name} gives a text")
+    if len(encoder.sides) == 2 and encoder.model.logit_scale is not None:
+        _check_head(encoder)
 
 
 def measured(encoder: Encoder) -> Golden:
@@ -63,16 +72,23 @@ def write(encoder: Encoder, folder: Path) -> Path:
 
 
 def expected(card: Card, folder: Path) -> Golden | None:
-    """The golden vectors of a copy: those of its folder, else those of the card; None where neither has any."""
+    """The golden vectors of a copy: those of its folder, else those of the card; None where neither has any.
+
+    Raises RequestError for vectors without a number.
+    """
     file = folder / FILE
-    return check(read_json(file), Golden, where=file) if file.is_file() else card.golden
+    found = check(read_json(file), Golden, where=file) if file.is_file() else card.golden
+    if found is not None and not (found.image or found.text):
+        where = file if file.is_file() else f"card of {card.name}"
+        raise RequestError("the golden vectors hold no numbers", where=where, todo="write them anew, or delete them")
+    return found
 
 
 def deviations(encoder: Encoder, wanted: Golden) -> dict[str, float]:
     """The largest difference of each side. Raises UserError when one is above the tolerance or a side is lacking."""
     given, found = measured(encoder), {}
     for side, right, ours in (("image", wanted.image, given.image), ("text", wanted.text, given.text)):
-        if right is None:
+        if not right:
             continue
         if ours is None or len(right) > len(ours):
             raise UserError(f"the golden vectors have a row of the {side}, which {encoder.name} cannot give")
@@ -97,6 +113,23 @@ def embedding(encoder: Encoder, what: str) -> Iterator[None]:
         raise UserError(
             f"{encoder.name} cannot embed {what}, which its files or its card tell it to", todo=reason_of(error)
         ) from error
+
+
+def _check_length(row: NDArray[np.float32], who: str) -> None:
+    """Raises UserError for a row, [d], that is not of length 1."""
+    length = float(np.linalg.norm(row))
+    if not abs(length - 1) < UNIT:
+        what = f"of length {length:.3g} instead of 1" if np.isfinite(length) else "that is not a number"
+        raise UserError(f"{who} a row {what}", todo=BROKEN)
+
+
+def _check_head(encoder: Encoder) -> None:
+    """Raises UserError for a scale that is no number above 0, or a bias that is no number."""
+    head = encoder.head
+    if not (np.isfinite(head.scale) and head.scale > 0):
+        raise UserError(f"the scale of {encoder.name} is {head.scale:.3g}, no number above 0", todo=BROKEN)
+    if not np.isfinite(head.bias):
+        raise UserError(f"the bias of {encoder.name} is {head.bias:.3g}, no number", todo=BROKEN)
 
 
 def _kept(row: NDArray[np.float32] | None) -> tuple[float, ...] | None:

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from medweave.errors import RequestError
 from medweave.training.objective import Batch, Embeddings, Given, Losses, Objective, ObjectiveRecipe, shares
 
 
@@ -37,11 +38,11 @@ class Answer(Objective):
         super().__init__()
         self.recipe = recipe
         self.menu_captions = recipe.captions
-        self.scales = {
-            name: recipe.sharpness * teacher.scale
-            for name, teacher in given.teachers.items()
-            if teacher.scale is not None and len(teacher.sides) == 2
-        }
+        self.scales = {name: recipe.sharpness * scale for name, scale in given.scales("answer").items()}
+        for name in self.scales:
+            if not given.teachers[name].captions:
+                what = "answer needs its rows of bank captions, and it has none"
+                raise RequestError(what, where=f"teacher {name}", todo="leave out this objective or the teacher")
 
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
         """{"answer/NAME": scalar}: means over samples; what a teacher does not cover takes no part."""

@@ -48,6 +48,21 @@ def samples(folder: Path, **fields):
     return list(source(folder, **fields).samples())
 
 
+def test_an_empty_table_is_one_clear_line(tmp_path):
+    (tmp_path / "m.csv").touch()
+    with pytest.raises(RequestError, match=r"an empty table .*m\.csv.*its first line names the columns"):
+        samples(tmp_path)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_table_of_another_encoding_is_to_be_saved_as_utf_8(tmp_path, place):
+    lines = [",".join(HEAD), ",".join(ROWS[0])]
+    lines[place] = lines[place].replace("note", "Größe").replace("Opacity", "Trübung")
+    (tmp_path / "m.csv").write_bytes("\n".join(lines).encode("cp1252"))
+    with pytest.raises(RequestError, match=r"the text is not UTF-8 .*m\.csv.*save it as UTF-8"):
+        samples(tmp_path)
+
+
 def test_a_manifest_as_its_columns_say(tmp_path):
     write(tmp_path)
     first, second, third = samples(tmp_path, strip=[r"\s*Credit:.*$"])

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from medweave.errors import UserError
 from medweave.models.load import load
@@ -70,6 +70,27 @@ def test_settings_of_a_sentence_encoder_that_mean_nothing(name, content, words, 
     (folder / name).write_text(json.dumps(content))
     problem = about.checked(card_of(**TEXT_SIDE), folder).problem
     assert words in problem and "\n" not in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("visual_projection.weight", torch.nan, "gives an image a row that is not a number"),
+        ("visual_projection.weight", 0.0, "gives an image a row of length 0 instead of 1"),
+        ("text_projection.weight", torch.nan, "gives a text a row that is not a number"),
+        ("text_projection.weight", 0.0, "gives a text a row of length 0 instead of 1"),
+        ("logit_scale", torch.nan, "the scale of teacher:tiny is nan"),
+        ("logit_scale", 200.0, "the scale of teacher:tiny is inf"),
+        ("logit_scale", -200.0, "the scale of teacher:tiny is 0"),
+    ],
+)
+def test_weights_that_are_in_their_place_and_give_no_rows(name, value, words, tiny_pair, card_of):
+    _, folder = tiny_pair("clip")
+    state = load_file(folder / "model.safetensors")
+    state[name].fill_(value)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    problem = about.checked(card_of(), folder).problem
+    assert words in problem and "get the copy again" in problem and "\n" not in problem
 
 
 def test_a_copy_whose_preprocessing_is_not_the_towers_is_not_right(tiny_pair, card_of):

@@ -85,7 +85,7 @@ def test_the_grey_squares_of_medclip_and_other_policies():
     assert side.mean == pytest.approx((0.5863,) * 3, abs=1e-4) and side.std == pytest.approx((0.2795,) * 3, abs=1e-4)
     assert card("conceptclip").image.policy == "squash"
     assert card("unimed-clip-b16").image.policy == card("pmc-clip").image.policy == "crop"
-    assert card("virchow").image.pooling == "cls+mean"
+    assert card("virchow").image.pooling == "cls+mean" and card("virchow2").image.pooling == "own"
 
 
 def test_contexts_and_heads():
@@ -95,6 +95,8 @@ def test_contexts_and_heads():
     assert card("pubmedclip").text.context is UNKNOWN
     sigmoid = {name for name in cards() if card(name).head and card(name).head.kind == "sigmoid"}
     assert sigmoid == {"medsiglip-448", "conceptclip"}
+    unknown = {name for name in cards() if card(name).head and card(name).head.kind is UNKNOWN}
+    assert unknown == {"genmedclip", "medpmc-clip", "keep", "cxr-clip", "biovil-t"}
     assert all(one.head is None or one.head.scale is UNKNOWN for one in cards().values())
 
 
@@ -107,8 +109,9 @@ def test_licences_gates_and_what_they_reach():
     assert classes["unimed-clip-b16"] == classes["medpmc-clip"] == classes["dermlip-b16"] == "non-commercial"
     assert classes["conch"] == classes["musk"] == classes["virchow2"] == "no-derivatives"
     assert classes["echo-clip"] == "research" and classes["virchow"] == classes["rad-dino"] == "open"
+    assert all(card(name).licence is card(name).gated is UNKNOWN for name in ("uni", "prov-gigapath"))
     gated = {name for name in cards() if card(name).gated is True}
-    assert gated == {"medsiglip-448", "conceptclip", "conch", "musk", "uni", "virchow", "virchow2"}
+    assert gated == {"medsiglip-448", "conceptclip", "conch", "musk", "virchow", "virchow2"}
     reaching = {name for name in cards() if card(name).reaches_models_trained_on_outputs is True}
     assert reaching == {"conch", "musk", "virchow2"}
 

@@ -71,6 +71,13 @@ def test_a_broken_file_is_said(copy):
         golden.expected(known, folder)
 
 
+@pytest.mark.parametrize("content", [{}, {"image": []}])
+def test_a_file_without_numbers_checks_nothing_and_is_said(content, copy):
+    known, folder, _ = copy
+    (folder / "golden.json").write_text(json.dumps(content))
+    assert "the golden vectors hold no numbers" in about.checked(known, folder).problem
+
+
 @pytest.mark.parametrize("name", PACKAGES)
 def test_the_packages_give_the_rows_of_their_cards_and_changed_weights_do_not(name):
     copy = about.checked(card(name), None)

@@ -155,9 +155,9 @@ def test_cards_that_do_not_suit_their_family(change, words, tiny_pair, card_of, 
 
 
 def test_how_to_get_each():
-    assert places.how(card("uni")) == [
-        "accept the terms at https://huggingface.co/MahmoodLab/UNI",
-        "hf download MahmoodLab/UNI",
+    assert places.how(card("virchow")) == [
+        "accept the terms at https://huggingface.co/paige-ai/Virchow",
+        "hf download paige-ai/Virchow",
     ]
     assert places.how(card("biomedclip")) == [f"hf download {card('biomedclip').hub.id}"]
     terms, command, text = places.how(card("pmc-clip"))

@@ -6,6 +6,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from medweave.errors import RequestError
 from medweave.training.objectives.affinity import Affinity, AffinityRecipe
+from medweave.training.objectives.answer import Answer, AnswerRecipe
 from medweave.training.objectives.interactive import Interactive, InteractiveRecipe
 
 
@@ -52,7 +53,9 @@ def test_scales_come_back_from_their_highest(student, given, batch):
     assert (objective.scales.grad.abs() > 0).all()
 
 
-@pytest.mark.parametrize(("kind", "recipe"), [(Interactive, InteractiveRecipe()), (Affinity, AffinityRecipe())])
+@pytest.mark.parametrize(
+    ("kind", "recipe"), [(Interactive, InteractiveRecipe()), (Affinity, AffinityRecipe()), (Answer, AnswerRecipe())]
+)
 def test_both_towers_are_needed(kind, recipe, given):
     with pytest.raises(RequestError, match="needs a teacher with both towers"):
         kind(recipe, replace(given, teachers={"eyes": given.teachers["eyes"]}))
