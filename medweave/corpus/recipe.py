@@ -162,13 +162,12 @@ class CorpusRecipe(Section):
     @classmethod
     def _places(cls, sources: Any) -> Any:
         """A source that names no `path` lies where the one of its kind before it lies."""
+        if not isinstance(sources, list) or not all(isinstance(source, dict) for source in sources):
+            return sources  # what is wrong with it is told when it is checked
         places: dict[Any, Any] = {}
         found = []
-        for source in sources if isinstance(sources, list) else []:
-            if isinstance(source, dict):
-                kind = source.get("kind")
-                source = ({"path": places[kind]} if kind in places else {}) | source
-                if "path" in source:
-                    places[kind] = source["path"]
-            found.append(source)
-        return found if isinstance(sources, list) else sources
+        for source in sources:
+            path = source.get("path", places.get(source.get("kind")))
+            places[source.get("kind")] = path
+            found.append(source if path is None else source | {"path": path})
+        return found

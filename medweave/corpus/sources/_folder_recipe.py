@@ -68,7 +68,7 @@ class SourceRecipe(BaseRecipe):
     """A folder of images: where it lies, what its manifest says, and what holds for all of it."""
 
     kind: Literal["folder"] = "folder"
-    path: Path = Field(description="the folder")
+    path: Path = Field(description="the folder; where it is not given, that of the `folder` source before it")
     manifest: Path | None = Field(None, description="CSV, TSV or Parquet file in the folder; None: every image in it")
     columns: Columns = Field(Columns(), description="which column of the manifest holds what")
     values: dict[str, dict[str, str | None]] = Field(
