@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal
@@ -263,7 +262,7 @@ def teacher_of(encoder: Encoder, reference: str) -> Teacher:
 def head_of(encoder: Encoder) -> Head | None:
     """The scale and bias of a model with two towers; None where its files do not tell them.
 
-    Raises UserError for one that is not a finite number.
+    Raises UserError for a scale that is no number above 0, and a bias that is no number.
     """
     if len(encoder.sides) < 2:
         return None
@@ -271,9 +270,7 @@ def head_of(encoder: Encoder) -> Head | None:
         head = encoder.head
     except UserError:
         return None
-    if not (math.isfinite(head.scale) and math.isfinite(head.bias)):
-        what = f"the logits of {encoder.name} have scale {head.scale:g} and bias {head.bias:g}"
-        raise UserError(what, todo="check the model's weights: both must be finite numbers")
+    golden.check_head(encoder)
     return Head(scale=head.scale, bias=head.bias, kind=head.kind)
 
 

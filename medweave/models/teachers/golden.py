@@ -55,7 +55,7 @@ def try_out(encoder: Encoder) -> None:
             row = encoder.embed_texts(" ".join(["lung"] * context))[0]
         _check_length(row, f"{encoder.name} gives a text")
     if len(encoder.sides) == 2 and encoder.model.logit_scale is not None:
-        _check_head(encoder)
+        check_head(encoder)
 
 
 def measured(encoder: Encoder) -> Golden:
@@ -115,21 +115,21 @@ def embedding(encoder: Encoder, what: str) -> Iterator[None]:
         ) from error
 
 
-def _check_length(row: NDArray[np.float32], who: str) -> None:
-    """Raises UserError for a row, [d], that is not of length 1."""
-    length = float(np.linalg.norm(row))
-    if not abs(length - 1) < UNIT:
-        what = f"of length {length:.3g} instead of 1" if np.isfinite(length) else "that is not a number"
-        raise UserError(f"{who} a row {what}", todo=BROKEN)
-
-
-def _check_head(encoder: Encoder) -> None:
+def check_head(encoder: Encoder) -> None:
     """Raises UserError for a scale that is no number above 0, or a bias that is no number."""
     head = encoder.head
     if not (np.isfinite(head.scale) and head.scale > 0):
         raise UserError(f"the scale of {encoder.name} is {head.scale:.3g}, no number above 0", todo=BROKEN)
     if not np.isfinite(head.bias):
         raise UserError(f"the bias of {encoder.name} is {head.bias:.3g}, no number", todo=BROKEN)
+
+
+def _check_length(row: NDArray[np.float32], who: str) -> None:
+    """Raises UserError for a row, [d], that is not of length 1."""
+    length = float(np.linalg.norm(row))
+    if not abs(length - 1) < UNIT:
+        what = f"of length {length:.3g} instead of 1" if np.isfinite(length) else "that is not a number"
+        raise UserError(f"{who} a row {what}", todo=BROKEN)
 
 
 def _kept(row: NDArray[np.float32] | None) -> tuple[float, ...] | None:
