@@ -73,7 +73,7 @@ def _training(facts: Mapping[str, Any]) -> str:
     if facts.get("licences"):
         names = ("source", "licence", "licence_class", "samples")
         rows = ([_known(row, name) for name in names] for row in facts["licences"])
-        parts.append(_table(("source", "licence", "class", "images"), rows))
+        parts.append(_table(("source", "licence", "class", "images in the corpus"), rows))
     lines = []
     if facts.get("images_seen") is not None and facts.get("steps") is not None:
         lines.append(f"It saw {facts['images_seen']:,} images, repeats included, in {facts['steps']:,} steps.")
