@@ -20,19 +20,25 @@ from typing import Any
 
 import numpy as np
 
-IMAGES, SIDE, BATCH, CONTEXT = 512, 512, 64, 256
+IMAGES, SIDE, BATCH, CONTEXT, SENTENCES = 512, 512, 64, 256, 16
 ROUNDS, STEPS = 3, 4
 
 
 def write_corpus(folder: Path) -> dict[str, Any]:
-    """The `corpus:` section of a built corpus of JPEGs with labels and captions of 5 to 60 words, one in ten of 200."""
+    """The `corpus:` section of a built corpus of JPEGs with labels and reports of one to SENTENCES sentences.
+
+    The sentences are captions of the banks; half of the reports have more than 40 words, as collections of radiographs
+    with their reports do.
+    """
     from PIL import Image, ImageFilter
 
     from medweave.corpus.build import build
+    from medweave.corpus.captions.bank import Bank
     from medweave.corpus.recipe import CorpusRecipe
 
     draw = np.random.default_rng(0)
-    words = ["chest", "radiograph", "consolidation", "of", "the", "left", "lower", "lobe", "no", "effusion", "seen"]
+    bank, classes = Bank.load(), ("normal", "pneumonia")
+    sentences = {name: bank.captions("xray", "chest", name) for name in classes}
     (folder / "images").mkdir()
     with (folder / "images" / "manifest.csv").open("w") as file:
         rows = csv.writer(file)
@@ -40,9 +46,9 @@ def write_corpus(folder: Path) -> dict[str, Any]:
         for number in range(IMAGES):
             rough = Image.fromarray(draw.integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8))
             rough.filter(ImageFilter.GaussianBlur(1.2)).save(folder / "images" / f"{number}.jpg", quality=90)
-            length = 200 if number % 10 == 0 else int(draw.integers(5, 60))
-            caption = f"Report {number}. {' '.join(draw.choice(words, length))}."
-            rows.writerow([f"{number}.jpg", ("normal", "pneumonia")[number % 2], caption])
+            length = min(SENTENCES, 1 + int(draw.gamma(2, 2)))
+            caption = " ".join(draw.choice(sentences[classes[number % 2]], length))
+            rows.writerow([f"{number}.jpg", classes[number % 2], caption])
     source = {"kind": "folder", "name": "bench", "path": str(folder / "images"), "manifest": "manifest.csv"}
     source |= {"columns": {"labels": "labels", "caption": "caption"}, "modality": "xray", "anatomy": "chest"}
     tree = {"path": str(folder / "corpus"), "sources": [source], "accept": ["unknown"]}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from local_table_teachers import against_teachers  # beside this file
 
+from medweave.corpus.captions.bank import PROMPT_KINDS
 from medweave.corpus.store import Corpus
 from medweave.evaluation import compare
 from medweave.evaluation.results import load
@@ -154,23 +155,26 @@ def _left_out(table: Table, jobs: Sequence[Job], pooled: Pooled) -> list[dict[st
         beside = _compared([f"{table.reference}@{ZERO_SHOT}", f"{arm.name}@{ZERO_SHOT}"], pooled)
         trained = {row["set"]: row["metrics"] for row in beside.sets} if beside else {}
         for result in load(pooled[arm.name]).results:
-            facts = {key: result[key] for key in ("source", "n", "groups", "metrics", "chance", "leaks")}
+            facts = {key: result[key] for key in ("source", "n", "groups", "metrics", "chance", "leaks", "spread")}
             found.append({"arm": arm.name, **facts, "trained": trained.get(result["source"], {})})
     return found
 
 
 def _zero_shot(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table of sets left out of training."""
+    """The table of sets left out of training: a line an arm and metric, the prompts of every kind apart as well."""
     cells = []
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row["source"]):
         for metric in CHOSEN:
-            if metric in row["metrics"]:
-                values = row["trained"].get(metric, {}).get("values", [None])
-                shown = [with_interval(row["metrics"][metric]), number(row["chance"][metric]), with_interval(values[0])]
-                cells.append([row["source"], METRICS[metric], str(row["n"]), *shown])
-    head = ["set", "metric", "images", "zero-shot", "guessing", "trained on it"]
-    note = "One set at a time is left out of training; its images are then scored by prompts: zero-shot."
-    return "\n\n".join(["## Sets left out of training", note, Grid(head, cells, text=2).markdown()])
+            if metric not in row["metrics"]:
+                continue
+            by_kind = row["spread"].get("prompt sets", {}).get(metric, {}).get("values", {})
+            trained = row["trained"].get(metric, {}).get("values", [None])[0]
+            figures = [with_interval(row["metrics"][metric]), *(number(by_kind.get(kind)) for kind in PROMPT_KINDS)]
+            figures += [number(row["chance"][metric]), with_interval(trained)]
+            cells.append([row["source"], row["arm"], METRICS[metric], str(row["n"]), *figures])
+    head = ["set", "arm", "metric", "images", "zero-shot", *(f"{kind} prompts" for kind in PROMPT_KINDS), "guessing"]
+    note = "These sets are left out of training; all their images are then scored by prompts: zero-shot."
+    return "\n\n".join(["## Sets left out of training", note, Grid([*head, "trained on it"], cells, text=3).markdown()])
 
 
 def _not_counted(pooled: Pooled) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from medweave.errors import UserError
-from medweave.training.tiles import in_range, tiles
+from medweave.training.tiles import exponentials_, in_range, tiles
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class _Sums:
 
     def _exponentials(self, logits: Tensor, rows: slice, columns: slice) -> Tensor:
         """exp(logit - shift) in place; 0 for a sample with itself where these take no part."""
-        exponentials = logits.sub_(self.shift).exp_()
+        exponentials = exponentials_(logits, self.shift)
         if self.others:
             exponentials.diagonal(rows.start - columns.start).zero_()
         return exponentials

@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import time
+import uuid
 from types import TracebackType
 from typing import Any
 
@@ -35,7 +36,7 @@ class Log:
         write_bytes(run.path / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = (run.path / "log.jsonl").open("a", encoding="utf-8")
         self._board = SummaryWriter(str(run.path / "tensorboard"), purge_step=first + 1 if first else 0)
-        self._wandb = _wandb(run, name)
+        self._wandb = _wandb(run, name, first)
         self._shown = _Shown(name, first, total)
 
     def __enter__(self) -> Log:
@@ -139,8 +140,11 @@ def _numbers(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]
     return found
 
 
-def _wandb(run: Run, name: str) -> Any:
-    """A Weights & Biases run where the package is installed and WANDB_PROJECT is set; else None."""
+def _wandb(run: Run, name: str, first: int) -> Any:
+    """A Weights & Biases run where the package is installed and WANDB_PROJECT is set; else None, which is said.
+
+    Its number lies in the run's folder, so that an interrupted run goes on under it; one that begins anew gets another.
+    """
     if "WANDB_PROJECT" not in os.environ:
         return None
     try:
@@ -148,4 +152,11 @@ def _wandb(run: Run, name: str) -> Any:
     except ImportError:
         say("WANDB_PROJECT is set, but wandb is not installed: pip install wandb")
         return None
-    return wandb.init(name=name, dir=run.path, resume="allow", id=f"{name}-{run.path.name}")
+    number = run.path / "wandb.txt"
+    if first == 0 or not number.exists():
+        write_bytes(number, uuid.uuid4().hex.encode())
+    try:
+        return wandb.init(name=name, dir=run.path, resume="allow", id=number.read_text())
+    except wandb.Error as error:
+        say(f"Weights & Biases does not take this run, it is logged without: {error}")
+        return None

@@ -80,18 +80,25 @@ def positives_of(labels: Sequence[LabelSet | None], device: torch.device | str =
     for label in distinct:
         by_key.setdefault(label.key, []).append(label)
     for members in by_key.values():
-        for image in members:
-            for text in members:
-                value = _likeness(image, text)
-                place = distinct[image], distinct[text]
-                ignored[place], likeness[place] = value is None, value or 0.0
+        places = torch.tensor([distinct[label] for label in members])
+        likeness[places[:, None], places], ignored[places[:, None], places] = _compared(members)
     return Positives(sets.to(device), likeness.to(device), ignored.to(device))
 
 
-def _likeness(image: LabelSet, text: LabelSet) -> float | None:
-    """How right a text with these labels is for an image with those: in [0, 1], or None when it cannot be told."""
-    claimed = text.present
-    unsure = claimed - image.present - image.absent
-    if unsure and not claimed & image.absent:
-        return None
-    return len(image.present & claimed) / len(image.present | claimed)
+def _compared(members: list[LabelSet]) -> tuple[Tensor, Tensor]:
+    """How right each one's text is for each one's image, in [0, 1], and where it cannot be told: two [m, m].
+
+    Members share a key. A text claims its findings; a claim that the image's labels neither confirm nor deny cannot be
+    judged, unless another claim is denied.
+    """
+    names = sorted(frozenset().union(*(label.present | label.absent for label in members)))
+    column = {name: place for place, name in enumerate(names)}
+    present, absent = torch.zeros(len(members), len(names)), torch.zeros(len(members), len(names))
+    for row, label in enumerate(members):
+        present[row, [column[name] for name in label.present]] = 1
+        absent[row, [column[name] for name in label.absent]] = 1
+    claims = present.sum(1)
+    confirmed, denied = present @ present.T, absent @ present.T
+    untold = (denied == 0) & (claims - confirmed > 0)
+    likeness = confirmed / (claims[:, None] + claims - confirmed)
+    return likeness.masked_fill_(untold, 0), untold

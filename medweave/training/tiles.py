@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 TILE_ROWS, TILE_COLUMNS = 512, 4096
-SMALLEST_SUM = {torch.float32: 1e-30, torch.float64: 1e-300}  # a smaller sum of exponentials has lost its small terms
+SMALLEST_SUM = {torch.float32: 1e-25, torch.float64: 1e-290}  # a smaller sum of exponentials has lost its small terms
+SMALLEST_POWER = {torch.float32: -87.0, torch.float64: -708.0}  # below it exp() is no normal number: 20 times the time
 NEVER = -math.inf
 
 
@@ -30,9 +31,9 @@ class Ignore:
         self.bias = torch.zeros(table.shape, device=table.device).masked_fill_(table, NEVER)
         self.sets = sets
 
-    def hide(self, logits: Tensor, rows: slice, columns: slice) -> None:
-        """Set the ignored logits of one tile to minus infinity, in place."""
-        logits += self.bias[self.sets[rows]][:, self.sets[columns]]
+    def of_columns(self, columns: slice) -> Tensor:
+        """For an image of each set minus infinity at the texts that it ignores, zero at the others: [S, columns]."""
+        return self.bias[:, self.sets[columns]]
 
 
 def log_sums(image: Tensor, text: Tensor, scale: Tensor, ignore: Ignore | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,9 +53,9 @@ def softplus_sum(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, ignor
 
 
 def tiles(size: int) -> Iterator[tuple[slice, slice]]:
-    """The tiles of a square of `size`, row by row."""
-    for row in range(0, size, TILE_ROWS):
-        for column in range(0, size, TILE_COLUMNS):
+    """The tiles of a square of `size`, column by column."""
+    for column in range(0, size, TILE_COLUMNS):
+        for row in range(0, size, TILE_ROWS):
             yield slice(row, min(row + TILE_ROWS, size)), slice(column, min(column + TILE_COLUMNS, size))
 
 
@@ -81,10 +82,9 @@ class _LogSums(Function):
         row_gradient, column_gradient, own_gradient = gradients
         image_gradient, text_gradient = own_gradient[:, None] * text, own_gradient[:, None] * image
         row_factor, column_factor = row_gradient * (shift - rows).exp(), column_gradient * (shift - columns).exp()
-        for r, c in tiles(len(image)):
-            slope = _logits(image, text, scale, r, c, ctx.ignore)
+        for r, c, slope in _tiles_of_logits(image, text, scale, ctx.ignore):
             if ctx.one_shift:
-                slope.sub_(shift).exp_().mul_(row_factor[r, None] + column_factor[None, c])
+                exponentials_(slope, shift).mul_(row_factor[r, None] + column_factor[None, c])
             else:
                 by_column = (slope - columns[None, c]).exp_().mul_(column_gradient[None, c])
                 slope.sub_(rows[r, None]).exp_().mul_(row_gradient[r, None]).add_(by_column)
@@ -101,8 +101,8 @@ class _SoftplusSum(Function):
     def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, ignore: Ignore | None) -> Tensor:
         total, bias_gradient = torch.zeros_like(scale), torch.zeros_like(bias)
         image_gradient, text_gradient = torch.zeros_like(image), torch.zeros_like(text)
-        for r, c in tiles(len(image)):
-            logits = _logits(image, text, scale, r, c, ignore).add_(bias)
+        for r, c, logits in _tiles_of_logits(image, text, scale, ignore):
+            logits += bias
             total += torch.nn.functional.softplus(logits).sum()
             slope = logits.sigmoid_()
             bias_gradient += slope.sum()
@@ -118,11 +118,19 @@ class _SoftplusSum(Function):
         return (*(outer * saved for saved in ctx.saved_tensors), None)
 
 
-def _logits(image: Tensor, text: Tensor, scale: Tensor, rows: slice, columns: slice, ignore: Ignore | None) -> Tensor:
-    logits = (image[rows] * scale) @ text[columns].T
-    if ignore is not None:
-        ignore.hide(logits, rows, columns)
-    return logits
+def _tiles_of_logits(
+    image: Tensor, text: Tensor, scale: Tensor, ignore: Ignore | None
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Each tile's rows, columns and logits, minus infinity where ignored; the logits are the caller's to overwrite."""
+    hidden: tuple[slice, Tensor] | None = None
+    for rows, columns in tiles(len(image)):
+        scaled = image[rows] * scale
+        if ignore is None:
+            yield rows, columns, scaled @ text[columns].T
+            continue
+        if hidden is None or hidden[0] != columns:
+            hidden = columns, ignore.of_columns(columns)
+        yield rows, columns, hidden[1][ignore.sets[rows]].addmm_(scaled, text[columns].T)
 
 
 def _exponential_sums(
@@ -130,8 +138,8 @@ def _exponential_sums(
 ) -> tuple[Tensor, Tensor]:
     """Sums of exp(logit - shift) over rows and columns: one exponential a pair, right while nothing overflows."""
     rows, columns = image.new_zeros(len(image)), image.new_zeros(len(image))
-    for r, c in tiles(len(image)):
-        exponentials = _logits(image, text, scale, r, c, ignore).sub_(shift).exp_()
+    for r, c, logits in _tiles_of_logits(image, text, scale, ignore):
+        exponentials = exponentials_(logits, shift)
         rows[r] += exponentials.sum(1)
         columns[c] += exponentials.sum(0)
     return rows, columns
@@ -140,11 +148,15 @@ def _exponential_sums(
 def _running_log_sums(image: Tensor, text: Tensor, scale: Tensor, ignore: Ignore | None) -> tuple[Tensor, Tensor]:
     """Log-sum-exp over rows and columns for logits of any range: twice the exponentials of `_exponential_sums`."""
     rows, columns = image.new_full((len(image),), NEVER), image.new_full((len(image),), NEVER)
-    for r, c in tiles(len(image)):
-        logits = _logits(image, text, scale, r, c, ignore)
+    for r, c, logits in _tiles_of_logits(image, text, scale, ignore):
         rows[r] = torch.logaddexp(rows[r], logits.logsumexp(1))
         columns[c] = torch.logaddexp(columns[c], logits.logsumexp(0))
     return rows, columns
+
+
+def exponentials_(logits: Tensor, shift: Tensor) -> Tensor:
+    """exp(logit - shift), in place; at least 1e-38, which no sum that is `in_range` feels."""
+    return logits.sub_(shift).clamp_min_(SMALLEST_POWER[logits.dtype]).exp_()
 
 
 def in_range(sums: Tensor) -> bool:

@@ -164,6 +164,26 @@ def test_ablations_are_paired_by_fold(script):
     assert "| b | 2 | 0.675 | -0.075 (-0.100 to -0.050) | 0.600 | +0.050 (+0.000 to +0.100) |" in text
 
 
+def test_left_out_sets_are_a_line_an_arm_with_every_kind_of_prompts(script):
+    import local_table_page
+
+    def row(arm, source, value):
+        estimate = {"value": value, "low": value - 0.1, "high": value + 0.1}
+        spread = {"prompt sets": {"macro_auroc": {"values": {"plain": 0.61, "report": 0.62, "signs": 0.63}}}}
+        facts = {"n": 9, "metrics": {"macro_auroc": estimate}, "chance": {"macro_auroc": 0.5}, "spread": spread}
+        return {"arm": arm, "source": source, **facts, "trained": {"macro_auroc": {"values": [estimate]}}}
+
+    rows = [row("without-b", "b", 0.7), row("without-a", "a", 0.8), row("without-both", "a", 0.6)]
+    lines = [line for line in local_table_page._zero_shot(rows).splitlines() if line.startswith(("| a", "| b"))]
+    assert [line.split(" | ")[:2] for line in lines] == [
+        ["| a", "without-a"],
+        ["| a", "without-both"],
+        ["| b", "without-b"],
+    ]
+    interval = "0.800 (0.700 to 0.900)"
+    assert lines[0] == f"| a | without-a | macro AUROC | 9 | {interval} | 0.610 | 0.620 | 0.630 | 0.500 | {interval} |"
+
+
 def test_a_missing_folder_is_refused(script, tmp_path):
     with pytest.raises(RequestError, match="no such folder"):
         script._common(tmp_path / "nowhere", tmp_path, None)

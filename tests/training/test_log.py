@@ -1,4 +1,6 @@
 import json
+import sys
+import types
 
 import pytest
 
@@ -48,10 +50,54 @@ def test_tensorboard_gets_every_number(tmp_path):
 
 def test_a_switched_on_wandb_that_is_not_installed_is_said(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("WANDB_PROJECT", "x")
-    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", None)
     with Log(Run(tmp_path), "tiny", 0, 10):
         pass
     assert "wandb is not installed" in capfd.readouterr().err
+
+
+class FakeWandb(types.ModuleType):
+    """What `wandb` was asked for. refuses: as it does when nobody has logged in."""
+
+    class Error(Exception):
+        pass
+
+    def __init__(self, refuses=False):
+        super().__init__("wandb")
+        self.refuses, self.ids = refuses, []
+
+    def init(self, **asked):
+        if self.refuses:
+            raise self.Error("No API key configured.")
+        self.ids.append(asked["id"])
+        return self
+
+    def log(self, numbers, step):
+        pass
+
+    def finish(self):
+        pass
+
+
+def test_a_resumed_run_keeps_its_wandb_number_and_no_other_has_it(tmp_path, monkeypatch):
+    fake = FakeWandb()
+    monkeypatch.setenv("WANDB_PROJECT", "x")
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    for folder, first in (("a/0", 0), ("a/0", 1), ("a/0", 0), ("b/0", 0)):
+        with Log(Run(tmp_path / folder), "tiny", first, 10) as log:
+            log.train(first + 1, LINE)
+    began, resumed, anew, elsewhere = fake.ids
+    assert began == resumed
+    assert len({began, anew, elsewhere}) == 3
+
+
+def test_a_wandb_that_refuses_stops_no_run(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("WANDB_PROJECT", "x")
+    monkeypatch.setitem(sys.modules, "wandb", FakeWandb(refuses=True))
+    with Log(Run(tmp_path), "tiny", 0, 10) as log:
+        log.train(1, LINE)
+    assert "No API key configured" in capfd.readouterr().err
+    assert [line["step"] for line in Run(tmp_path).log()] == [1]
 
 
 def test_the_stopwatch_counts_training_alone(monkeypatch):

@@ -2,9 +2,10 @@
 
 The paper's task loss stands beside it as `contrastive`; this file is 50 x the feature distance plus the interactive
 contrast, with one teacher for each sample, drawn at each step, that the student is not told: no heads, one frame.
-The paper projects each teacher by the first layer of an autoencoder; here it is a linear autoencoder of least error:
-the leading principal directions of each teacher's own rows, image and text together, turned at random, for nothing ties
-the frame of one autoencoder to that of another.
+The paper projects each teacher by the first layer of an autoencoder whose weights are not published. Its outputs are:
+partly whitened (other images' cosine falls from 0.5 to 0.1, a pair's own does not), about twice as long as unit rows,
+one teacher's frame unlike another's. Here it is the leading principal directions of each teacher's own rows, image and
+text together, each divided by the square root of its spread, turned at random and scaled to that length.
 `temperature: shipped` is the code's fixed 2.659 = ln(1 / 0.07), a logarithm used as if it were none; `meant` is a scale
 that starts at 1 / 0.07 and learns, at 100 or below. Lower is better.
 B samples of the global batch, D student width, E teacher width, K teachers.
@@ -25,6 +26,8 @@ from medweave.training.objective import SIDES, Batch, Embeddings, Given, Losses,
 from medweave.training.objectives.interactive import crossed
 
 FEATURE, START, MOST = 50.0, math.log(1 / 0.07), math.log(100)
+LENGTH = 1.97  # mean length of the published targets
+LEAST_SPREAD = 1e-4  # of the largest direction's: what is below is rounding, and is not blown up
 
 
 class MmkdRecipe(ObjectiveRecipe):
@@ -103,11 +106,17 @@ def turned(frame: Tensor) -> Tensor:
 
 
 def frame(teacher: Teacher, width: int) -> Tensor:
-    """The projection [E, D] onto the leading principal directions; narrower teachers are filled up with zeros."""
+    """The projection [E, D] onto the leading principal directions, half whitened, to rows of mean square LENGTH².
+
+    Narrower teachers are filled up with zeros.
+    """
     assert teacher.image is not None and teacher.text is not None
     sides = (teacher.image, teacher.text)
     moments = [standard.covariance + torch.outer(standard.mean, standard.mean) for standard in sides]
-    total = torch.stack(moments).sum(0)
-    _, directions = torch.linalg.eigh(total.cpu())  # their signs are the solver's own: one solver for every device
-    leading = directions.to(total.device).flip(1)[:, :width]
-    return nn.functional.pad(leading, (0, width - leading.shape[1])).contiguous()
+    moment = torch.stack(moments).mean(0).cpu()
+    spread, directions = torch.linalg.eigh(moment)  # their signs are the solver's own: one for every device
+    spread, directions = spread.flip(0)[:width], directions.flip(1)[:, :width]
+    spread = spread.clamp_min(LEAST_SPREAD * spread[0])
+    halved = directions * spread**-0.25
+    made = halved * (LENGTH / torch.einsum("ed,ef,fd->", halved, moment, halved).sqrt())
+    return nn.functional.pad(made.to(teacher.image.mean.device), (0, width - made.shape[1])).contiguous()
