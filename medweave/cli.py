@@ -186,8 +186,8 @@ def evaluate(
 
     recipe = recipe_of(Path(model), overrides or ())
     results = evaluate_model(model, benchmark, corpus, out, recipe)
+    print(json.dumps(results.as_data(), indent=2) if as_json else results.text(), flush=True)
     page = write_evaluation(results, corpus, Path(model) if Path(model).is_dir() else None)
-    print(json.dumps(results.as_data(), indent=2) if as_json else results.text())
     if page is not None:
         say(f"report: {page}")
     if results.failed:

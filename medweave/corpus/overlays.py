@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medweave.corpus.order import Numbers
+from medweave.corpus.parquet import opened
 from medweave.corpus.remote import Place
 from medweave.errors import RequestError, unknown_name
 from medweave.files import only_writer, whole_file
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from medweave.corpus.store import Corpus
 
 WITHDRAWN = "withdrawn.parquet"
+AGAIN = "delete the file and make the overlay again, as it was made (folds: run the same build)"
 PIECES, LEAST = 16, 65_536  # a large table of ids is read in so many pieces, of at least so many rows
 
 
@@ -39,7 +41,8 @@ def path_of(place: Place, name: str) -> Path:
 
 def read(place: Place, name: str) -> pa.Table:
     """An overlay's table. Raises RequestError when there is none of that name."""
-    return pq.read_table(path_of(place, name))
+    with opened(path_of(place, name), AGAIN) as file:
+        return file.read()
 
 
 def pieces(corpus: Corpus, name: str, columns: Sequence[str]) -> Iterator[tuple[Numbers, pa.RecordBatch]]:
@@ -47,7 +50,7 @@ def pieces(corpus: Corpus, name: str, columns: Sequence[str]) -> Iterator[tuple[
 
     Ids that the corpus does not have are left out. Raises RequestError when the overlay or a column is not there.
     """
-    with pq.ParquetFile(path_of(corpus.place, name)) as file:
+    with opened(path_of(corpus.place, name), AGAIN) as file:
         absent = [column for column in columns if column not in file.schema_arrow.names]
         if absent:
             raise RequestError(f"the overlay has no column {absent[0]!r}", where=name)
@@ -77,7 +80,14 @@ def write(corpus: Corpus, name: str, table: pa.Table) -> None:
 def withdrawn(place: Place) -> set[int]:
     """The numbers of the samples that were withdrawn."""
     path = place.local(WITHDRAWN, changing=True)
-    return set(pq.read_table(path, columns=["number"]).column(0).to_pylist()) if path.exists() else set()
+    return {row["number"] for row in _withdrawals(path)}
+
+
+def _withdrawals(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    with opened(path, "restore it from a copy: it says which samples must not be used") as file:
+        return file.read().to_pylist()
 
 
 def withdraw(corpus: Corpus, ids: Sequence[str], reason: str) -> None:
@@ -85,8 +95,7 @@ def withdraw(corpus: Corpus, ids: Sequence[str], reason: str) -> None:
     path = corpus.local_path() / WITHDRAWN
     numbers = _known(corpus, ids)
     with only_writer(corpus.local_path()):
-        before = pq.read_table(path).to_pylist() if path.exists() else []
-        rows = {row["number"]: row for row in before}
+        rows = {row["number"]: row for row in _withdrawals(path)}
         for number, sample in zip(numbers.tolist(), ids, strict=True):
             rows.setdefault(number, {"number": number, "id": sample, "reason": reason})
         write_table(path, pa.Table.from_pylist([rows[number] for number in sorted(rows)]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from medweave.corpus import overlays, verify
 from medweave.corpus.address import address
 from medweave.corpus.corrections import Corrections
 from medweave.corpus.order import Numbers
+from medweave.corpus.parquet import opened
 from medweave.corpus.recipe import LimitsRecipe
 from medweave.corpus.remote import LocalFolder, Place, RemoteFolder, cache_folder
 from medweave.corpus.shards import BLOCK, HEAD, INDEX, read_fields
@@ -126,13 +128,14 @@ class Corpus:
         """The index, one row a sample: [len(self), columns]. In memory: for a large corpus see `batches` and `take`."""
         names = INDEX.names if columns is None else list(columns)
         _check_columns(names)
-        table = pq.read_table(self._file("index.parquet"), columns=names).slice(0, len(self))
+        with self._index_file() as file:
+            table = file.read(columns=names).slice(0, len(self))
         return self._corrected(np.arange(len(self)), table)
 
     def batches(self, columns: Sequence[str], size: int = ROWS) -> Iterator[pa.RecordBatch]:
         """The index in pieces of up to `size` rows, front to back, for corpora larger than memory."""
         first = 0
-        with pq.ParquetFile(self._file("index.parquet")) as file:
+        with self._index_file() as file:
             for batch in file.iter_batches(size, columns=list(columns)):
                 rows = batch.slice(0, len(self) - first)
                 yield self._corrected(np.arange(first, first + len(rows)), rows)
@@ -143,7 +146,7 @@ class Corpus:
         _check_columns(columns)
         wanted, back = np.unique(numbers, return_inverse=True)
         parts = [pa.schema([INDEX.field(name) for name in columns]).empty_table()]
-        with pq.ParquetFile(self._file("index.parquet")) as file:
+        with self._index_file() as file:
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             starts = np.cumsum([0, *sizes])
             ends = np.searchsorted(wanted, starts)
@@ -203,7 +206,8 @@ class Corpus:
 
     def skipped(self) -> pa.Table:
         """What the build left out: item, reason, remedy."""
-        return pq.read_table(self._file("skipped.parquet"))
+        with opened(self._file("skipped.parquet"), verify.ANEW) as file:
+            return file.read()
 
     def banks(self) -> list[Path]:
         """The caption banks of the corpus as local files, later ones winning."""
@@ -228,6 +232,9 @@ class Corpus:
         if isinstance(self.path, Path):
             return self.path
         raise RequestError("a remote corpus is read only", where=self.path, todo="write into a local copy")
+
+    def _index_file(self) -> AbstractContextManager[pq.ParquetFile]:
+        return opened(self._file("index.parquet"), verify.ANEW)
 
     def _file(self, name: str, changing: bool = False) -> Path:
         """A local file with the content of one of the corpus. Raises UserError where it is missing."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from medweave.corpus.shards import INDEX, content_hash
+from medweave.errors import DamagedError
 from medweave.files import hash_of
 
 if TYPE_CHECKING:
@@ -60,7 +61,10 @@ def _is_sound(corpus: Corpus, shard: int) -> bool:
 def _index_is_sound(corpus: Corpus) -> bool:
     rows = (row for batch in corpus.batches(INDEX.names) for row in batch.to_pylist())
     by_shard = itertools.groupby(rows, lambda row: row["shard"])
-    hashes = {shard: content_hash(group) for shard, group in by_shard}
+    try:
+        hashes = {shard: content_hash(group) for shard, group in by_shard}
+    except DamagedError:
+        return False
     return all(hashes.get(n, content_hash([])) == facts["content"] for n, facts in enumerate(corpus.shards))
 
 

@@ -36,7 +36,7 @@ from medweave.evaluation.results import Result, Results
 from medweave.evaluation.sealed import Ledger
 from medweave.files import hash_of, only_writer, read_json, write_json
 from medweave.progress import say
-from medweave.recipe import as_data, check, merged
+from medweave.recipe import Section, as_data, check, merged
 
 if TYPE_CHECKING:
     from medweave.corpus.captions.bank import Bank
@@ -104,7 +104,13 @@ def recipe_of(run: Path, overrides: Sequence[str] = ()) -> EvaluateRecipe:
     if not path.is_file() and not overrides:
         return EvaluateRecipe()
     tree, mistakes = merged(path, overrides)
-    return check(tree.get("evaluate") or {}, EvaluateRecipe, path, mistakes)
+    return check({"evaluate": tree.get("evaluate") or {}}, _OfRun, path, mistakes).evaluate
+
+
+class _OfRun(Section):
+    """What evaluation reads of a run's recipe; mistakes are named by their path in it."""
+
+    evaluate: EvaluateRecipe
 
 
 def _keep_temperatures(home: Path, results: Results) -> None:

@@ -170,6 +170,29 @@ def test_a_changed_index_is_not_said_to_be_written_anew(copy):
         open_corpus(copy).verify()
 
 
+@pytest.mark.parametrize("name", ["index.parquet", "skipped.parquet", "overlays/folds.parquet", "withdrawn.parquet"])
+def test_a_damaged_table_is_one_clear_line(copy, name):
+    from medweave.corpus.overlays import withdrawn
+
+    corpus = open_corpus(copy)
+    (copy / name).parent.mkdir(exist_ok=True)
+    (copy / name).write_bytes(b"PAR1 this is no table")
+    reads = {
+        "index.parquet": corpus.index,
+        "skipped.parquet": corpus.skipped,
+        "overlays/folds.parquet": lambda: corpus.overlay("folds"),
+        "withdrawn.parquet": lambda: withdrawn(corpus.place),
+    }
+    with pytest.raises(UserError, match=rf"{name}.*damaged|damaged.*{name}"):
+        reads[name]()
+
+
+def test_verify_names_an_index_that_is_no_table(copy):
+    (copy / "index.parquet").write_bytes(b"PAR1 this is no table")
+    with pytest.raises(UserError, match=r"damaged: index\.parquet.*: delete the folder and build it again$"):
+        open_corpus(copy).verify()
+
+
 def test_verify_sees_a_single_bit(copy):
     corpus = open_corpus(copy)
     corpus.verify()

@@ -342,6 +342,8 @@ def test_the_run_s_recipe_says_how_it_is_evaluated(tmp_path):
     assert recipe_of(tmp_path / "nowhere") == EvaluateRecipe()
     assert "corpus-probe" in listing()
     assert recipe_of(tmp_path, ["evaluate.draws=200"]).draws == 200
+    with pytest.raises(RequestError, match=r"evaluate\.draws: .*got -3"):
+        recipe_of(tmp_path, ["evaluate.draws=-3"])
     for run, override in ((tmp_path, "draws=200"), (tmp_path / "nowhere", "evaluate.draws=200")):
         with pytest.raises(RequestError, match=r"evaluate\.a\.b=c|no such file"):
             recipe_of(run, [override])

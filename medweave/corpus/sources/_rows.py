@@ -15,6 +15,7 @@ from medweave.errors import RequestError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm")
 DICOM = (".dcm", ".dicom")
+SHEETS = (".xlsx", ".xls", ".xlsm", ".ods")
 TREE_COLUMNS = ("path", "folder")
 
 
@@ -22,6 +23,8 @@ def columns_of(manifest: Path | None) -> list[str]:
     """The columns of a manifest; of a folder without one if it is None. Raises RequestError when it cannot be read."""
     if manifest is None:
         return list(TREE_COLUMNS)
+    if manifest.suffix.lower() in SHEETS:
+        raise RequestError("a spreadsheet is no manifest", where=manifest, todo="save it as CSV")
     if not manifest.is_file():
         raise RequestError("no such manifest", where=manifest)
     return _parquet(manifest).schema_arrow.names if manifest.suffix == ".parquet" else _header(manifest)

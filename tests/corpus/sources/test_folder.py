@@ -258,6 +258,7 @@ def test_dicom_files_that_are_missing_are_left_to_the_reader_of_pixels(tmp_path)
         ({"columns": COLUMNS, "include": {"sett": ["one"]}}, r"include.sett: no column 'sett'.*nearest: set"),
         ({"columns": {"path": "fil", "patient": "whom"}}, r"(?s)2 mistakes in .*'whom'; nearest: who\n.*'fil'"),
         ({"manifest": "none.csv"}, r"no such manifest"),
+        ({"manifest": "sheet.xlsx"}, r"a spreadsheet is no manifest.*sheet\.xlsx.*save it as CSV"),
         ({"columns": {"path": "file"}}, r"row 1: no modality.*modality:"),
         ({"columns": {"path": "file", "modality": "part"}}, r"row 1: 'chest' is no modality.*values.modality"),
         ({"strip": ["("]}, r"strip: '\(' is no regular expression"),
