@@ -38,3 +38,20 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(given, batch, rows):
     image = rows["eyes"].image
     losses = Relation(RelationRecipe(), given)(Embeddings(image, image, torch.tensor(9.0), torch.zeros(())), batch)
     assert losses["relation/eyes/image"].item() == pytest.approx(0, abs=1e-5)
+
+
+def test_samples_that_a_teacher_does_not_cover_take_no_part(student, given, batch, rows):
+    """`some` covers seven of ten: its rows of the others may be anything, and the loss is that of the seven, naive."""
+    noise = replace(rows["some"], image=rows["some"].image.clone(), text=rows["some"].text.clone())
+    noise.image[7:], noise.text[7:] = torch.nan, 99.0
+    some = replace(given, teachers={"some": given.teachers["some"]})
+    losses = Relation(RelationRecipe(which="all", scale=7.0), some)(student, replace(batch, rows={"some": noise}))
+    assert losses.keys() == {"relation/some/image", "relation/some/text"}
+    for side in ("image", "text"):
+        own = getattr(student, side)
+        expected = away(getattr(rows["some"], side)[:7], own[:7], 7.0).sum() / 10
+        loss = losses[f"relation/some/{side}"]
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+        slope, right = (torch.autograd.grad(value, own)[0] for value in (loss, expected))
+        assert torch.allclose(slope, right, rtol=1e-4, atol=1e-6)
+        assert not slope[7:].any()
