@@ -28,7 +28,7 @@ Kind = Literal["float16", "int8"]
 
 MOST = 127  # the largest code
 MAPS = 1024  # shards that one column keeps mapped
-AGAIN = "run the same `medweave features` again"
+AGAIN = "make these rows again as they were made: the same `medweave features`, or `convert`"
 
 
 def encoded(rows: Rows, kind: Kind) -> NDArray[Any]:

@@ -75,7 +75,7 @@ def run(
                 lines.append(cover(open_features(opened, made.name)).text())
             yield Outcome("; ".join(lines))
         except UserError as error:
-            yield Outcome(f"{teacher}: {error}", error.status)
+            yield Outcome(f"{teacher or '--teacher'}: {error}", error.status)
 
 
 def _asked(teacher: str) -> tuple[str | None, str]:

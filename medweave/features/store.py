@@ -291,7 +291,7 @@ def _is_finite(rows: Rows) -> bool:
 
 
 def _not_a_number(file: Path) -> DamagedError:
-    todo = "delete this file and run the same `medweave features` again"
+    todo = f"delete this file and {AGAIN}"
     return DamagedError("a row is not a number", where=file, todo=todo)
 
 

@@ -5,7 +5,6 @@ Equal facts give equal bytes: no date, and no place on this machine. What is not
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,6 @@ import yaml
 
 FILE = "README.md"
 HERE = "path/to/this/folder"
-PLACE = re.compile(r"(?<=teacher:)\S*/")  # of a teacher's card of one's own, by whose name it is called
 USE = """## How to load it
 
 ```python
@@ -110,6 +108,6 @@ def _known(row: Mapping[str, Any], name: str) -> Any:
 
 
 def _line(value: Any) -> str:
-    """A value on one line, without the place of a teacher's card."""
+    """A value on one line."""
     words = f"{value:,}" if isinstance(value, int) else str(value)
-    return PLACE.sub("", " ".join(words.split()))
+    return " ".join(words.split())

@@ -10,6 +10,7 @@ b samples of a share, E width of a teacher, T captions of the menu.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from medweave.training.run import TEACHERS
 
 LEAST = 0.05  # measured score of a teacher that covers a sample and did worse on it: it still has a say
 CATALOGUE = "teacher:"
+PLACE = re.compile(r"(?<=^teacher:).*/")  # of a card of one's own: it is the same teacher elsewhere
 
 
 class Taught:
@@ -123,7 +125,7 @@ class Taught:
             return terms_of(card(named), self.name)
         return Terms(
             name=self.name,
-            title=teacher.name,
+            title=self.title,
             licence=teacher.licence or UNKNOWN,
             licence_class=teacher.licence_class or "unknown",
             reaches_models_trained_on_outputs=UNKNOWN if teacher.binds_students is None else teacher.binds_students,
@@ -131,11 +133,16 @@ class Taught:
         )
 
     @property
+    def title(self) -> str:
+        """The model that made its rows, without its place on this machine."""
+        return PLACE.sub("", self.features.stamp.teacher.name)
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What a student's card says of it."""
         teacher = self.features.stamp.teacher
         terms = {"licence": str(self.terms.licence), "licence_class": self.terms.licence_class}
-        return {"rows": self.name, "model": teacher.name, "weights": teacher.weights, **terms}
+        return {"rows": self.name, "model": self.title, "weights": teacher.weights, **terms}
 
 
 class Teachers:

@@ -596,7 +596,7 @@ def test_a_broken_list_of_captions_is_told_and_made_again(corpus, tiny, text):
     folder = rows_of(corpus, "tiny")
     whole = content(folder)
     (folder / "bank.json").write_text(text)
-    with pytest.raises(DamagedError, match=r"damaged .*bank\.json.*run the same `medweave features` again"):
+    with pytest.raises(DamagedError, match=r"damaged .*bank\.json.*the same `medweave features`"):
         open_features(corpus, "tiny").bank([])
     assert extract(corpus, tiny(), workers=1).made == 0
     assert content(folder) == whole

@@ -142,7 +142,7 @@ def test_a_row_that_is_no_number_is_found_when_it_is_read_and_made_again(copied,
         array = np.load(folder / name)
         array[3, 5] = number
         np.save(folder / name, array)
-        what = rf"a row is not a number .*/{name}\): delete this file and run the same `medweave features` again"
+        what = rf"a row is not a number .*/{name}\): delete this file and make these rows again"
         with pytest.raises(DamagedError, match=what):
             read(open_features(copied, "half"))
         (folder / name).write_bytes(before[name])

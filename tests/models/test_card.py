@@ -53,11 +53,9 @@ def test_a_student_says_what_it_was_trained_on_and_what_it_inherits():
 
 
 def test_equal_facts_give_equal_cards_without_a_place_on_this_machine():
-    mine = "Learnt from teacher:/secret/cards/mine.yaml (mine; licence MIT, class open)."
-    facts = {**FACTS, "inherits": [mine], "teachers": [{"rows": "mine", "model": "teacher:/secret/cards/mine.yaml"}]}
-    card = card_text(facts)
-    assert card == card_text(dict(reversed(facts.items())))
-    assert "secret" not in card and "Learnt from teacher:mine.yaml (mine;" in card and "| teacher:mine.yaml |" in card
+    card = card_text(FACTS)
+    assert card == card_text(dict(reversed(FACTS.items())))
+    assert "secret" not in card
 
 
 def test_what_is_not_known_is_left_out():

@@ -67,10 +67,10 @@ def rows_folder(corpus_recipe, trained, tmp_path_factory):
 
 
 def nameless(trained):
-    """The run's model without its facts."""
+    """The run's model without its facts, as of a card of one's own."""
     encoder = load(trained)
     encoder.model.facts = {}
-    return Encoder(encoder.model, "nameless")
+    return Encoder(encoder.model, "teacher:/secret/nameless.yaml")
 
 
 def model(tiny_bert, width):
@@ -110,6 +110,8 @@ def test_a_run_learns_from_its_teachers_and_its_card_says_so(recipe_of, settings
     ]
     assert facts["binds_students"]  # what `two` asks of its students is not known
     assert facts["inherits"][1].endswith("class open).") and "accepted by the recipe" in facts["inherits"][2]
+    assert facts["teachers"][1]["model"] == "teacher:nameless.yaml" and "teacher:nameless.yaml" in facts["inherits"][2]
+    assert not any("secret" in (run.model / name).read_text() for name in ("medweave.json", "README.md"))
 
 
 def test_every_parameter_of_a_loss_moves(work_of, settings):
