@@ -91,7 +91,8 @@ def _comparison(name: str, title: str, table: compare.Comparison, out: Path) -> 
     for metric in comparison.measured(table):
         chart = _chart(out / "charts" / f"{name}-{metric}.svg", comparison.set_chart(table, metric))
         grid = comparison.every_set(table, metric).markdown()
-        parts += [f"### Every set: {METRICS[metric]}", f"![{METRICS[metric]}](charts/{chart})", grid]
+        away = comparison.set_differences(table, metric).markdown()
+        parts += [f"### Every set: {METRICS[metric]}", f"![{METRICS[metric]}](charts/{chart})", grid, away]
     parts += [f"Left out: {one['set']} ({one['reason']})" for one in table.left_out]
     return "\n\n".join(
         [*parts, "Intervals are 95 %. †: shortcut known. *: differs from the first, Holm-corrected p < 0.05."]

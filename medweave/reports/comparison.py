@@ -48,7 +48,10 @@ def write(table: Comparison, out: Path, title: str = "Comparison of models") -> 
         means=means(table) if table.sets else None,
         differences=differences(table),
         difference_chart=difference_chart(table),
-        metrics=[(METRICS[metric], set_chart(table, metric), every_set(table, metric)) for metric in measured(table)],
+        metrics=[
+            (METRICS[metric], set_chart(table, metric), every_set(table, metric), set_differences(table, metric))
+            for metric in measured(table)
+        ],
         left_out=table.left_out,
     )
 
@@ -89,6 +92,17 @@ def every_set(table: Comparison, metric: str) -> Grid:
             cells = [with_interval(value) + mark for value, mark in zip(found["values"], marks, strict=True)]
             rows.append([set_name(row, metric), row["modality"], str(row["n"]), str(row["groups"]), *cells])
     return Grid(["set", "modality", "images", "groups", *map(column_name, table.columns)], rows, text=2)
+
+
+def set_differences(table: Comparison, metric: str) -> Grid:
+    """One row a set: how far each other model is from the first, with its interval; not corrected for many tests."""
+    rows = [
+        [set_name(row, metric), *map(_signed, row["metrics"][metric]["differences"])]
+        for row in table.sets
+        if metric in row["metrics"]
+    ]
+    first = column_name(table.columns[0])
+    return Grid(["set", *(f"{column_name(column)} minus {first}" for column in table.columns[1:])], rows)
 
 
 def set_chart(table: Comparison, metric: str) -> str:

@@ -73,7 +73,18 @@ def test_the_tick_of_no_difference_is_on_the_axis(table, monkeypatch):
 
 
 def test_markdown_has_a_cell_for_every_column(table):
-    for grid in (comparison.means(table), comparison.differences(table), comparison.every_set(table, "macro_auroc")):
+    of_sets = [form(table, "macro_auroc") for form in (comparison.every_set, comparison.set_differences)]
+    for grid in (comparison.means(table), comparison.differences(table), *of_sets):
         lines = grid.markdown().splitlines()
         assert {line.count("|") for line in lines} == {len(grid.head) + 1}
         assert len(lines) == len(grid.rows) + 2
+
+
+def test_every_set_has_its_paired_differences(table):
+    grid = comparison.set_differences(table, "macro_auroc")
+    known = [row for row in table.sets if "macro_auroc" in row["metrics"]]
+    assert [row[0].removesuffix(" †") for row in grid.rows] == [row["set"] for row in known]
+    assert len(grid.head) == len(table.columns) and "minus" in grid.head[1]
+    for cells, row in zip(grid.rows, known, strict=True):
+        found = row["metrics"]["macro_auroc"]["differences"][0]
+        assert found["value"] is None or cells[1].startswith(f"{found['value']:+.3f}")
