@@ -1,1 +1,1 @@
-"""Speed and memory, as ratios measured in one run: `make bench`, or `python -m bench contrastive` for one file."""
+"""Speed and memory as ratios, and what the quickstart reaches: `make bench`, or `python -m bench NAME` for one file."""

@@ -28,7 +28,7 @@ def rows() -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         command = [sys.executable, "-m", "medweave", "quickstart", "--out", folder]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         minutes = (time.perf_counter() - start) / 60
         model = accuracies(Path(folder) / "run" / "evaluations", "corpus-zero-shot")
         histogram = accuracies(Path(folder) / "histogram", "corpus-probe")

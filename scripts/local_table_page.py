@@ -94,9 +94,8 @@ def _comparison(name: str, title: str, table: compare.Comparison, out: Path) -> 
         away = comparison.set_differences(table, metric).markdown()
         parts += [f"### Every set: {METRICS[metric]}", f"![{METRICS[metric]}](charts/{chart})", grid, away]
     parts += [f"Left out: {one['set']} ({one['reason']})" for one in table.left_out]
-    return "\n\n".join(
-        [*parts, "Intervals are 95 %. †: shortcut known. *: differs from the first, Holm-corrected p < 0.05."]
-    )
+    note = "Intervals are 95 %. †: shortcut known. *: differs from the first, Holm-corrected p < 0.05. "
+    return "\n\n".join([*parts, note + "Differences are paired; those of single sets are not corrected."])
 
 
 def _chart(path: Path, svg: str) -> str:

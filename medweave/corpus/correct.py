@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from medweave.corpus import overlays
 from medweave.corpus.sample import STATES, State
@@ -88,7 +87,7 @@ def _read(file: Path) -> list[_Row]:
 
 def _check_name(corpus: Corpus, name: str) -> None:
     """Raises RequestError for a name that is no plain one, or that another kind of overlay has."""
-    if corpus.has_overlay(name) and "finding" not in pq.read_schema(overlays.path_of(corpus.place, name)).names:
+    if corpus.has_overlay(name) and "finding" not in corpus.overlay(name).column_names:
         raise RequestError(f"overlay {name} is there and holds no labels", todo="choose another name")
 
 

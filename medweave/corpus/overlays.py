@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from medweave.corpus.store import Corpus
 
 WITHDRAWN = "withdrawn.parquet"
-AGAIN = "delete the file and make the overlay again, as it was made (folds: run the same build)"
+WITHDRAWALS = pa.schema([("number", pa.int64()), ("id", pa.string()), ("reason", pa.string())])
+AGAIN = "restore it from a copy, or make it again as it was made (folds come with a new corpus only)"
 PIECES, LEAST = 16, 65_536  # a large table of ids is read in so many pieces, of at least so many rows
 
 
@@ -80,14 +81,14 @@ def write(corpus: Corpus, name: str, table: pa.Table) -> None:
 def withdrawn(place: Place) -> set[int]:
     """The numbers of the samples that were withdrawn."""
     path = place.local(WITHDRAWN, changing=True)
-    return {row["number"] for row in _withdrawals(path)}
+    return set(_withdrawals(path, ["number"]).column(0).to_pylist())
 
 
-def _withdrawals(path: Path) -> list[dict[str, Any]]:
+def _withdrawals(path: Path, columns: Sequence[str] = tuple(WITHDRAWALS.names)) -> pa.Table:
     if not path.exists():
-        return []
+        return WITHDRAWALS.empty_table().select(columns)
     with opened(path, "restore it from a copy: it says which samples must not be used") as file:
-        return file.read().to_pylist()
+        return file.read(columns=list(columns))
 
 
 def withdraw(corpus: Corpus, ids: Sequence[str], reason: str) -> None:
@@ -95,7 +96,7 @@ def withdraw(corpus: Corpus, ids: Sequence[str], reason: str) -> None:
     path = corpus.local_path() / WITHDRAWN
     numbers = _known(corpus, ids)
     with only_writer(corpus.local_path()):
-        rows = {row["number"]: row for row in _withdrawals(path)}
+        rows = {row["number"]: row for row in _withdrawals(path).to_pylist()}
         for number, sample in zip(numbers.tolist(), ids, strict=True):
             rows.setdefault(number, {"number": number, "id": sample, "reason": reason})
         write_table(path, pa.Table.from_pylist([rows[number] for number in sorted(rows)]))

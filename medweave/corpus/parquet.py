@@ -18,5 +18,9 @@ def opened(path: Path, todo: str) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(path) as file:
             yield file
-    except pa.ArrowException:
+    except MemoryError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of what the file holds
+            raise
         raise DamagedError("the file is damaged", where=path, todo=todo) from None

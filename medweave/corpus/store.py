@@ -128,14 +128,14 @@ class Corpus:
         """The index, one row a sample: [len(self), columns]. In memory: for a large corpus see `batches` and `take`."""
         names = INDEX.names if columns is None else list(columns)
         _check_columns(names)
-        with self._index_file() as file:
-            table = file.read(columns=names).slice(0, len(self))
+        with self._parquet("index.parquet") as file:
+            table = file.read(columns=names).slice(0, len(self)).select(names)
         return self._corrected(np.arange(len(self)), table)
 
     def batches(self, columns: Sequence[str], size: int = ROWS) -> Iterator[pa.RecordBatch]:
         """The index in pieces of up to `size` rows, front to back, for corpora larger than memory."""
         first = 0
-        with self._index_file() as file:
+        with self._parquet("index.parquet") as file:
             for batch in file.iter_batches(size, columns=list(columns)):
                 rows = batch.slice(0, len(self) - first)
                 yield self._corrected(np.arange(first, first + len(rows)), rows)
@@ -146,7 +146,7 @@ class Corpus:
         _check_columns(columns)
         wanted, back = np.unique(numbers, return_inverse=True)
         parts = [pa.schema([INDEX.field(name) for name in columns]).empty_table()]
-        with self._index_file() as file:
+        with self._parquet("index.parquet") as file:
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             starts = np.cumsum([0, *sizes])
             ends = np.searchsorted(wanted, starts)
@@ -206,7 +206,7 @@ class Corpus:
 
     def skipped(self) -> pa.Table:
         """What the build left out: item, reason, remedy."""
-        with opened(self._file("skipped.parquet"), verify.ANEW) as file:
+        with self._parquet("skipped.parquet") as file:
             return file.read()
 
     def banks(self) -> list[Path]:
@@ -233,8 +233,9 @@ class Corpus:
             return self.path
         raise RequestError("a remote corpus is read only", where=self.path, todo="write into a local copy")
 
-    def _index_file(self) -> AbstractContextManager[pq.ParquetFile]:
-        return opened(self._file("index.parquet"), verify.ANEW)
+    def _parquet(self, name: str) -> AbstractContextManager[pq.ParquetFile]:
+        todo = verify.ANEW if isinstance(self.path, Path) else "delete this copy: it is fetched again"
+        return opened(self._file(name), todo)
 
     def _file(self, name: str, changing: bool = False) -> Path:
         """A local file with the content of one of the corpus. Raises UserError where it is missing."""

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 REMEDY = "delete damaged shards and run the same build again: they are written anew"
 ANEW = "delete the folder and build it again"
-READ_FIRST = ("index.parquet", "places.npy")  # without which a build cannot go on
+NEVER_ANEW = ("index.parquet", "places.npy", "skipped.parquet")  # a build that goes on does not write them
 
 PIECE = 2**22  # bytes read at once
 
 
 def remedy(names: Sequence[str]) -> str:
     """What to do about damaged or missing files of a corpus."""
-    return ANEW if any(name in READ_FIRST for name in names) else REMEDY
+    return ANEW if any(name in NEVER_ANEW for name in names) else REMEDY
 
 
 def damaged(corpus: Corpus) -> list[str]:

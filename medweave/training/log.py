@@ -141,7 +141,7 @@ def _numbers(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]
 
 
 def _wandb(run: Run, name: str, first: int) -> Any:
-    """A Weights & Biases run where the package is installed and WANDB_PROJECT is set; else None, which is said.
+    """A Weights & Biases run where WANDB_PROJECT is set, the package is installed and lets one in; else None.
 
     Its number lies in the run's folder, so that an interrupted run goes on under it; one that begins anew gets another.
     """

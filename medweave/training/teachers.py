@@ -43,7 +43,7 @@ from medweave.training.run import TEACHERS
 
 LEAST = 0.05  # measured score of a teacher that covers a sample and did worse on it: it still has a say
 CATALOGUE = "teacher:"
-PLACE = re.compile(r"(?<=^teacher:).*/")  # of a card of one's own: it is the same teacher elsewhere
+PLACE = re.compile(r"(?<=^teacher:)[^@]*/|(?:^|(?<=[:@]))/[^@]*/")  # of files of one's own: the same teacher elsewhere
 
 
 class Taught:

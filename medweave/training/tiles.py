@@ -1,7 +1,8 @@
 """Sums over all pairs of a batch, tile by tile: the N x N matrix of logits is never held.
 
-The forward pass keeps N sums; the backward pass computes each tile of logits again. Memory O(N·D), time four
-matrix products where the plain form takes six. N samples of the global batch, D width.
+The forward pass keeps N sums; the backward pass computes each tile of logits again. Memory O(N·D), and where pairs are
+to be ignored that of a table over label sets; time four matrix products where the plain form takes six. N samples of
+the global batch, D width.
 logits = scale · image · textᵀ (+ bias).
 """
 
@@ -129,7 +130,7 @@ def _tiles_of_logits(
             yield rows, columns, scaled @ text[columns].T
             continue
         if hidden is None or hidden[0] != columns:
-            hidden = columns, ignore.of_columns(columns)
+            hidden = columns, ignore.of_columns(columns).to(image.dtype)
         yield rows, columns, hidden[1][ignore.sets[rows]].addmm_(scaled, text[columns].T)
 
 
@@ -155,7 +156,7 @@ def _running_log_sums(image: Tensor, text: Tensor, scale: Tensor, ignore: Ignore
 
 
 def exponentials_(logits: Tensor, shift: Tensor) -> Tensor:
-    """exp(logit - shift), in place; at least 1e-38, which no sum that is `in_range` feels."""
+    """exp(logit - shift), in place; never 0 but the least normal number, which no sum that is `in_range` feels."""
     return logits.sub_(shift).clamp_min_(SMALLEST_POWER[logits.dtype]).exp_()
 
 

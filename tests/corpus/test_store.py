@@ -187,10 +187,29 @@ def test_a_damaged_table_is_one_clear_line(copy, name):
         reads[name]()
 
 
-def test_verify_names_an_index_that_is_no_table(copy):
-    (copy / "index.parquet").write_bytes(b"PAR1 this is no table")
+@pytest.mark.parametrize("place", ["all of it", "a page", "the footer"])
+def test_verify_names_an_index_that_is_no_table(copy, place):
+    path = copy / "index.parquet"
+    data = bytearray(path.read_bytes())
+    at = {
+        "all of it": slice(None),
+        "a page": slice(8, 200),
+        "the footer": slice(-8 - int.from_bytes(data[-8:-4], "little"), -8),
+    }[place]
+    data[at] = bytes(len(data[at]))
+    path.write_bytes(data)
     with pytest.raises(UserError, match=r"damaged: index\.parquet.*: delete the folder and build it again$"):
         open_corpus(copy).verify()
+
+
+def test_what_the_system_refuses_is_no_damage(copy, monkeypatch):
+    """A build must not be thrown away for a lack of memory or of rights."""
+    import pyarrow.parquet as pq
+
+    for error in (pa.ArrowMemoryError("no memory"), PermissionError(13, "not yours")):
+        monkeypatch.setattr(pq, "ParquetFile", lambda path, error=error: (_ for _ in ()).throw(error))
+        with pytest.raises(type(error)):
+            open_corpus(copy).index()
 
 
 def test_verify_sees_a_single_bit(copy):

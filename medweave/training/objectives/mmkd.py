@@ -2,10 +2,11 @@
 
 The paper's task loss stands beside it as `contrastive`; this file is 50 x the feature distance plus the interactive
 contrast, with one teacher for each sample, drawn at each step, that the student is not told: no heads, one frame.
-The paper projects each teacher by the first layer of an autoencoder whose weights are not published. Its outputs are:
-partly whitened (other images' cosine falls from 0.5 to 0.1, a pair's own does not), about twice as long as unit rows,
-one teacher's frame unlike another's. Here it is the leading principal directions of each teacher's own rows, image and
-text together, each divided by the square root of its spread, turned at random and scaled to that length.
+The paper projects each teacher by the first layer of an autoencoder whose weights are not published. The published
+targets are partly whitened (other images' cosine falls from 0.5 to 0.1, a pair's own does not), about twice as long as
+unit rows, and in a frame of each teacher's own. Here they are each teacher's rows on the leading principal directions
+of its own images and texts together, divided by the fourth root of the variance there, scaled to that length and turned
+at random.
 `temperature: shipped` is the code's fixed 2.659 = ln(1 / 0.07), a logarithm used as if it were none; `meant` is a scale
 that starts at 1 / 0.07 and learns, at 100 or below. Lower is better.
 B samples of the global batch, D student width, E teacher width, K teachers.
@@ -26,8 +27,8 @@ from medweave.training.objective import SIDES, Batch, Embeddings, Given, Losses,
 from medweave.training.objectives.interactive import crossed
 
 FEATURE, START, MOST = 50.0, math.log(1 / 0.07), math.log(100)
-LENGTH = 1.97  # mean length of the published targets
-LEAST_SPREAD = 1e-4  # of the largest direction's: what is below is rounding, and is not blown up
+LENGTH = 1.97  # of the published targets
+LEAST_VARIANCE = 1e-4  # of the largest direction's: what is below is rounding, and is not blown up
 
 
 class MmkdRecipe(ObjectiveRecipe):
@@ -114,9 +115,9 @@ def frame(teacher: Teacher, width: int) -> Tensor:
     sides = (teacher.image, teacher.text)
     moments = [standard.covariance + torch.outer(standard.mean, standard.mean) for standard in sides]
     moment = torch.stack(moments).mean(0).cpu()
-    spread, directions = torch.linalg.eigh(moment)  # their signs are the solver's own: one for every device
-    spread, directions = spread.flip(0)[:width], directions.flip(1)[:, :width]
-    spread = spread.clamp_min(LEAST_SPREAD * spread[0])
-    halved = directions * spread**-0.25
-    made = halved * (LENGTH / torch.einsum("ed,ef,fd->", halved, moment, halved).sqrt())
+    variance, directions = torch.linalg.eigh(moment)  # their signs are the solver's own: one for every device
+    variance, directions = variance.flip(0)[:width], directions.flip(1)[:, :width]
+    steady = variance.clamp_min(LEAST_VARIANCE * variance[0])
+    length = (variance * steady**-0.5).sum().sqrt()
+    made = directions * steady**-0.25 * (LENGTH / length)
     return nn.functional.pad(made.to(teacher.image.mean.device), (0, width - made.shape[1])).contiguous()

@@ -1,4 +1,4 @@
-"""No objective ever holds a matrix of the whole batch against itself: tiles only, in both passes."""
+"""What compares a whole batch with itself, and `feature`, never holds the whole matrix: tiles only, in both passes."""
 
 import pytest
 import torch
