@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.autograd import Function
 
 TILE_ROWS, TILE_COLUMNS = 512, 4096
-SMALLEST_SUM = {torch.float32: 1e-25, torch.float64: 1e-290}  # a smaller sum of exponentials has lost its small terms
-SMALLEST_POWER = {torch.float32: -87.0, torch.float64: -708.0}  # below it exp() is no normal number: 20 times the time
+# Powers as small count as 0: beyond, exp() and what is done with it leave the normal numbers, at 20 times the time.
+SMALLEST_POWER = {torch.float32: -69.0, torch.float64: -700.0}
+SMALLEST_SUM = {torch.float32: 1e-18, torch.float64: 1e-290}  # a smaller sum of exponentials has lost its small terms
 NEVER = -math.inf
 
 
@@ -156,8 +157,10 @@ def _running_log_sums(image: Tensor, text: Tensor, scale: Tensor, ignore: Ignore
 
 
 def exponentials_(logits: Tensor, shift: Tensor) -> Tensor:
-    """exp(logit - shift), in place; never 0 but the least normal number, which no sum that is `in_range` feels."""
-    return logits.sub_(shift).clamp_min_(SMALLEST_POWER[logits.dtype]).exp_()
+    """exp(logit - shift), in place; 0 where that is so small that no sum that is `in_range` feels it."""
+    least = SMALLEST_POWER[logits.dtype]
+    exponentials = logits.sub_(shift).clamp_min_(least).exp_()
+    return torch.nn.functional.threshold_(exponentials, 2 * math.exp(least), 0.0)
 
 
 def in_range(sums: Tensor) -> bool:
