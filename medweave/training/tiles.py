@@ -160,7 +160,7 @@ def exponentials_(logits: Tensor, shift: Tensor) -> Tensor:
     """exp(logit - shift), in place; 0 where that is so small that no sum that is `in_range` feels it."""
     least = SMALLEST_POWER[logits.dtype]
     exponentials = logits.sub_(shift).clamp_min_(least).exp_()
-    return torch.nn.functional.threshold_(exponentials, 2 * math.exp(least), 0.0)
+    return torch.nn.functional.threshold(exponentials, 2 * math.exp(least), 0.0, inplace=True)
 
 
 def in_range(sums: Tensor) -> bool:
