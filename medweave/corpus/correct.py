@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medweave.corpus import overlays
+from medweave.corpus.parquet import opened
 from medweave.corpus.sample import STATES, State
 from medweave.corpus.sources._rows import columns_of, rows_of
 from medweave.corpus.vocabulary import Vocabulary, plain
@@ -87,7 +88,11 @@ def _read(file: Path) -> list[_Row]:
 
 def _check_name(corpus: Corpus, name: str) -> None:
     """Raises RequestError for a name that is no plain one, or that another kind of overlay has."""
-    if corpus.has_overlay(name) and "finding" not in corpus.overlay(name).column_names:
+    if not corpus.has_overlay(name):
+        return
+    with opened(overlays.path_of(corpus.place, name), overlays.AGAIN) as file:
+        columns = file.schema_arrow.names
+    if "finding" not in columns:
         raise RequestError(f"overlay {name} is there and holds no labels", todo="choose another name")
 
 
