@@ -67,6 +67,7 @@ class Arm(Section):
     combine: Literal["best", "mean"] | None = Field(
         None, description="no model of its own: its teachers' answers, of the best by validation or the mean of all"
     )
+    by: Literal["macro_auroc", "balanced_accuracy"] = Field("macro_auroc", description="figure the best is picked by")
 
 
 class Comparison(Section):

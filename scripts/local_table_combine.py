@@ -24,6 +24,7 @@ from medweave.training.run import Run
 if TYPE_CHECKING:
     from local_table import Job
 
+FIGURES = ("macro_auroc", "balanced_accuracy")
 Answered = tuple["Job", Result, Predictions]
 
 
@@ -45,7 +46,7 @@ def combine(job: Job) -> None:
                 continue
             modality = found[0][1]["modality"]
             alike = [source for source, other in modality_of.items() if other == modality]
-            result, together = best(found, alike) if job.arm.combine == "best" else mean(found)
+            result, together = best(found, alike, job.arm.by) if job.arm.combine == "best" else mean(found)
             predictions_.write(together, out / name / "predictions.parquet")
             numbers: dict[str, Any] = scoring.numbers(together, settings.draws, settings.seed)
             result = result | scoring.with_positive(numbers, result["positive"]) | {"model": job.name}
@@ -60,18 +61,24 @@ def knows(teacher: Job, modality: str) -> bool:
     return own is None or modality in own
 
 
-def best(found: Sequence[Answered], alike: Sequence[str]) -> tuple[Result, Predictions]:
-    """The answers of the teacher that validation says is the best on this set, prompted.
+def best(found: Sequence[Answered], alike: Sequence[str], by: str) -> tuple[Result, Predictions]:
+    """The answers of the teacher that validation says is the best on this set, prompted, by one of the figures.
 
-    Where several are alike, or nothing was measured, the best on all sets of the modality (`alike`).
+    Where several are alike the other figure decides, then both on all sets of the modality (`alike`).
     """
     source = found[0][1]["source"]
-    _, result, answers = max(found, key=lambda one: (*validated(one[0], [source]), *validated(one[0], alike)))
+    figures = sorted(FIGURES, key=lambda figure: figure != by)
+
+    def rank(one: Answered) -> list[float]:
+        of = [validated(one[0], sources) for sources in ([source], alike)]
+        return [each[figure] for each in of for figure in figures]
+
+    _, result, answers = max(found, key=rank)
     return result, answers
 
 
-def validated(teacher: Job, sources: Sequence[str]) -> tuple[float, float]:
-    """Mean AUROC and balanced accuracy on the validation parts of some sets, of the weights kept; -1 without any."""
+def validated(teacher: Job, sources: Sequence[str]) -> dict[str, float]:
+    """Mean figures on the validation parts of some sets, of the weights kept; -1 without any."""
     lines = list(Run(teacher.folder).log("validation"))
     figures = [lines[-1]["sources"][source] for source in sources if source in lines[-1]["sources"]] if lines else []
 
@@ -79,7 +86,7 @@ def validated(teacher: Job, sources: Sequence[str]) -> tuple[float, float]:
         known = [one[metric] for one in figures if one.get(metric) is not None]
         return float(np.mean(known)) if known else -1.0
 
-    return mean_of("macro_auroc"), mean_of("balanced_accuracy")
+    return {figure: mean_of(figure) for figure in FIGURES}
 
 
 def mean(found: Sequence[Answered]) -> tuple[Result, Predictions]:

@@ -44,22 +44,24 @@ def against_teachers(
     table: Table, jobs: Sequence[Job], pooled: Mapping[str, Path]
 ) -> tuple[str, list[dict[str, Any]]] | None:
     """The section of the page and its data; None without an oracle, or while an arm is missing."""
-    oracle = next((arm for arm in table.arms if arm.combine == "best"), None)
+    best = {arm.by: arm for arm in table.arms if arm.combine == "best"}
     students = table.against_oracle or [table.reference]
-    if oracle is None or any(name not in pooled for name in (*students, oracle.name, *oracle.teachers)):
+    needed = {name for arm in best.values() for name in (arm.name, *arm.teachers)}
+    if not best or not {*students, *needed} <= pooled.keys():
         return None
     own = {job.arm.name: job.recipe.train.modalities for job in jobs}
-    kinds = {name: own[name] for name in oracle.teachers if own[name]}
-    rows = [row for student in students for row in _rows(student, oracle.name, kinds, pooled)]
-    return _text(rows, oracle.name), rows
+    kinds = {name: of for name, of in own.items() if name in needed and of}
+    oracles = {metric: (best.get(metric) or next(iter(best.values()))).name for metric in SHOWN}
+    rows = [row for student in students for row in _rows(student, oracles, kinds, pooled)]
+    return _text(rows), rows
 
 
 def _rows(
-    student: str, oracle: str, kinds: Mapping[str, Sequence[str]], pooled: Mapping[str, Path]
+    student: str, oracles: Mapping[str, str], kinds: Mapping[str, Sequence[str]], pooled: Mapping[str, Path]
 ) -> Iterator[dict[str, Any]]:
-    """One student by family, group of sets and metric. kinds: specialist -> its modalities."""
+    """One student by family, group of sets and metric. oracles: of each metric. kinds: specialist -> modalities."""
     for family in FAMILIES:
-        beside = _beside(family, [student, oracle], pooled)
+        beside = _beside(family, [student, *oracles.values()], pooled)
         groups = {"all": beside, "without confounded": [one for one in beside if not one.facts["confounded"]]}
         groups |= {name: [one for one in beside if one.facts["modality"] in of] for name, of in kinds.items()}
         for group, sets in groups.items():
@@ -67,7 +69,7 @@ def _rows(
                 counted = [one for one in sets if one.defines(metric)]
                 if counted:
                     head = {"student": student, "family": family, "sets of": group, "metric": metric}
-                    yield head | {"sets": len(counted)} | _figures(counted, metric, student, oracle)
+                    yield head | {"sets": len(counted)} | _figures(counted, metric, student, oracles[metric])
 
 
 def _beside(family: str, arms: Sequence[str], pooled: Mapping[str, Path]) -> list[Beside]:
@@ -105,8 +107,8 @@ def _estimate(value: float, draws: Array) -> dict[str, float | None]:
     return {"value": value, "low": low, "high": high}
 
 
-def _text(rows: Sequence[Mapping[str, Any]], oracle: str) -> str:
-    head = ["student", "by", "sets of", "metric", "sets", "mean", oracle, "difference", "share of what is above chance"]
+def _text(rows: Sequence[Mapping[str, Any]]) -> str:
+    head = ["student", "by", "sets of", "metric", "sets", "mean", "oracle", "difference", "share above chance"]
     cells = [
         [
             row["student"],
@@ -118,5 +120,8 @@ def _text(rows: Sequence[Mapping[str, Any]], oracle: str) -> str:
         ]
         for row in rows
     ]
-    note = "The oracle takes, for each set and fold, the teacher that is best by prompts on validation, for probes too."
+    note = (
+        "The oracle takes, for each set and fold, the teacher that is best by prompts on validation, for probes too: "
+    )
+    note += "by the figure that is compared, where the table has an oracle of each."
     return "\n\n".join(["## Against the best of the teachers", note, Grid(head, cells, text=4).markdown()])

@@ -261,7 +261,7 @@ def test_teachers_together_are_the_best_by_validation_or_their_mean(script, teac
 
     jobs, made = teachers
     job = SimpleNamespace(name="both-0", teachers=jobs, recipe=jobs[0].recipe, results=tmp_path / "both")
-    job.arm = SimpleNamespace(combine=how)
+    job.arm = SimpleNamespace(combine=how, by="macro_auroc")
     local_table_combine.combine(job)
     results = load(tmp_path / "both")
     found = {r["source"]: results.predictions(r).scores["all"] for r in results.results}
@@ -282,13 +282,32 @@ def test_teachers_together_are_the_best_by_validation_or_their_mean(script, teac
     assert right["b"] == pytest.approx(0.8)
 
 
+def test_an_oracle_is_picked_by_the_figure_that_it_is_compared_by(script, teachers):
+    import local_table_combine
+
+    (specialist, generalist), _ = teachers
+    for job, auroc, balanced in ((specialist, 0.9, 0.6), (generalist, 0.8, 0.7)):
+        line = {"kind": "validation", "step": 1}
+        line["sources"] = {"a": {"macro_auroc": auroc, "balanced_accuracy": balanced}, "tie": {"macro_auroc": auroc}}
+        (job.folder / "log.jsonl").write_text(json.dumps(line) + "\n")
+    found = {
+        (source, by): local_table_combine.best(
+            [(job, {"source": source, "modality": "ct"}, job.name) for job in (specialist, generalist)], [source], by
+        )[1]
+        for source in ("a", "tie")
+        for by in local_table_combine.FIGURES
+    }
+    assert found["a", "macro_auroc"] == "specialist-0" and found["a", "balanced_accuracy"] == "generalist-0"
+    assert found["tie", "balanced_accuracy"] == "specialist-0", "what is not measured says nothing"
+
+
 def test_shares_of_the_oracle_are_corrected_for_chance(script, teachers, tmp_path):
     import local_table_combine
     import local_table_teachers
 
     jobs, _ = teachers
     job = SimpleNamespace(name="oracle-0", teachers=jobs, recipe=jobs[0].recipe, results=tmp_path / "oracle")
-    job.arm = SimpleNamespace(combine="best")
+    job.arm = SimpleNamespace(combine="best", by="macro_auroc")
     local_table_combine.combine(job)
     tree = {"reference": "generalist", "comparisons": []}
     arms = [{"name": "specialist", "recipe": "local-images", "overrides": ["train.modalities=[ct]"]}]
@@ -307,6 +326,11 @@ def test_shares_of_the_oracle_are_corrected_for_chance(script, teachers, tmp_pat
     assert of["without confounded", "balanced_accuracy"]["sets"] == 3
     assert "| generalist | prompts | specialist | balanced accuracy | 3 | 0.650" in text
     assert local_table_teachers.against_teachers(table, named, {}) is None
+    arms.append(arms[-1] | {"name": "oracle-balanced", "by": "balanced_accuracy"})
+    table = script.Table.model_validate(tree | {"arms": arms})
+    _, rows = local_table_teachers.against_teachers(table, named, pooled | {"oracle-balanced": pooled["generalist"]})
+    of = {(row["sets of"], row["metric"]): row for row in rows}
+    assert of["all", "balanced_accuracy"]["share"]["value"] == 1 != of["all", "macro_auroc"]["share"]["value"]
 
 
 def test_a_corpus_of_ones_own_keeps_the_arms_that_fit_it(script, tmp_path):
