@@ -95,7 +95,7 @@ def objectives() -> dict[str, float]:
     names = [f"teacher-{number}" for number in range(TEACHERS)]
     rows = {name: TeacherRows(torch.ones(SAMPLES), unit(2 * at), unit(2 * at + 1)) for at, name in enumerate(names)}
     batch = Batch(torch.arange(SAMPLES), [None] * SAMPLES, rows=rows)
-    given = Given(WIDTH, {name: Teacher(50.0, side, side) for name in names})
+    given = Given(WIDTH, {name: Teacher(50.0, side, side) for name in names}, drop=0.5)
     student = Embeddings(unit(90).requires_grad_(), unit(91).requires_grad_(), torch.tensor(14.3), torch.zeros(()))
 
     def timed(kinds: list[dict[str, Any]]) -> Any:

@@ -112,10 +112,14 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Given:
-    """What objectives know before the first step: the student's width and its teachers by name."""
+    """What objectives know before the first step: the student's width and its teachers by name.
+
+    drop: chance that a teacher is left out of a sample, where it is not the worst learnt.
+    """
 
     width: int
     teachers: Mapping[str, Teacher] = field(default_factory=dict)
+    drop: float = 0.0
 
     def scales(self, objective: str) -> dict[str, float]:
         """The own scale of each two-tower teacher. Raises RequestError where there is none, or one is not known."""
@@ -167,6 +171,30 @@ class Objective(nn.Module, ABC):
 
     def settle(self) -> None:
         """Put its own parameters back where they must be, after each step."""
+
+
+class FromTeachers(Objective):
+    """A loss of many teachers, among whom each sample deals its attention."""
+
+    learns_from_teachers = True
+
+    def __init__(self, given: Given) -> None:
+        super().__init__()
+        self.drop = given.drop
+
+    def dealt(self, away: Tensor, gates: Tensor, batch: Batch) -> Tensor:
+        """The losses of teachers, [K]: means over samples of how far each is away, by the sample's attention to it.
+
+        away: [K, B], any where a teacher does not cover; gates: [K, B]. Teacher dropping (UNIC, arXiv 2408.05088): in
+        training a sample's worst-learnt teacher is kept, and each other is left out with a chance.
+        """
+        attention = gates
+        if self.drop > 0 and self.training:
+            worst = torch.where(gates > 0, away.detach(), -1.0).argmax(0)
+            lot = torch.Generator().manual_seed(seed_of("teacher dropping", batch.step) % 2**63)
+            stays = torch.rand(gates.shape, generator=lot) >= self.drop
+            attention = gates * stays.to(gates).scatter(0, worst[None], 1.0)
+        return (shares(attention) * away).sum(1) / away.shape[1]
 
 
 class Objectives(nn.Module):
@@ -226,6 +254,7 @@ def shares(gates: Tensor) -> Tensor:
 __all__ = [
     "Batch",
     "Embeddings",
+    "FromTeachers",
     "Given",
     "Losses",
     "Objective",

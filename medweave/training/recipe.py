@@ -134,6 +134,7 @@ class TeachersRecipe(Section):
     trust: float = Field(
         1.0, ge=0, description="power of a teacher's measured score in its share; 0: all that cover a sample alike"
     )
+    drop: float = Field(0.5, ge=0, le=1, description="chance that a teacher is left out of a sample, the worst kept")
     unseen: bool = Field(False, description="trust a run of Medweave only on samples that it was not trained on")
     replay: bool = Field(
         True, description="show the views whose rows are stored, where there are any; false: augment and ignore them"

@@ -163,7 +163,7 @@ class Teachers:
         known = self._known(training) if ranks.first else {}  # the first writes what the others then find
         ranks.wait()
         known = known or self._known(training)
-        return Given(width, {name: one.to(ranks.device) for name, one in known.items()})
+        return Given(width, {name: one.to(ranks.device) for name, one in known.items()}, self.recipe.drop)
 
     def measured(self, training: Ranges, validation: Ranges, run: Path, ranks: Ranks) -> Teachers:
         """The same teachers, trusted by what they do on these samples; kept in the run's folder.

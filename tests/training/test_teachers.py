@@ -27,7 +27,7 @@ from medweave.training.run import Run
 
 OBJECTIVES = [
     {"kind": "contrastive", "targets": "label"},
-    {"kind": "feature", "drop": 0},
+    {"kind": "feature"},
     {"kind": "affinity"},
     {"kind": "relation", "which": "all"},
     {"kind": "interactive"},

@@ -7,7 +7,7 @@ B samples of the global batch, D student width, E teacher width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from medweave.training.likeness import Matrix, divergences
-from medweave.training.objective import Batch, Embeddings, Given, Losses, Objective, ObjectiveRecipe, shares
+from medweave.training.objective import Batch, Embeddings, FromTeachers, Given, Losses, ObjectiveRecipe
 
 
 class AffinityRecipe(ObjectiveRecipe):
@@ -25,49 +25,55 @@ class AffinityRecipe(ObjectiveRecipe):
     sharpness: float = Field(1.0, gt=0, description="factor of every teacher's own scale")
 
 
-class Affinity(Objective):
+class Affinity(FromTeachers):
     """The divergence of image-text rankings from those of each teacher with both towers."""
 
-    learns_from_teachers = True
-
     def __init__(self, recipe: AffinityRecipe, given: Given) -> None:
-        super().__init__()
+        super().__init__(given)
         self.recipe = recipe
         self.scales = {name: recipe.sharpness * scale for name, scale in given.scales("affinity").items()}
 
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
         """{"affinity/NAME": scalar}. Samples that a teacher does not cover take no part, as rows or as columns."""
-        found = {}
+        if not self.scales:
+            return {}
+        matrices = {}
         for name, scale in self.scales.items():
             rows = batch.rows[name]
             assert rows.image is not None and rows.text is not None
-            found[name] = (rows.gate, Matrix(rows.image, rows.text, scale))
-        losses = by_teacher(student.image, student.text, student.scale, found)
-        return {f"affinity/{name}": self.recipe.weight * loss for name, loss in losses.items()}
+            matrices[name] = Matrix(rows.image, rows.text, scale)
+        gates = {name: batch.rows[name].gate.to(student.image) for name in matrices}
+        away = divergence_from(matrices, gates, student.image, student.text, student.scale)
+        losses = self.recipe.weight * self.dealt(away, torch.stack([*gates.values()]), batch)
+        return {f"affinity/{name}": loss for name, loss in zip(matrices, losses, strict=True)}
 
 
-def by_teacher(
-    left: Tensor, right: Tensor, scale: Tensor, teachers: dict[str, tuple[Tensor, Matrix]], others: bool = False
-) -> Losses:
-    """The mean divergence from each teacher's matrix over the samples, each sample's attention dealt to its teachers.
+def divergence_from(
+    teachers: Mapping[str, Matrix],
+    gates: Mapping[str, Tensor],
+    left: Tensor,
+    right: Tensor,
+    scale: Tensor,
+    others: bool = False,
+) -> Tensor:
+    """Each sample's divergence from each teacher's matrix, [K, B]; 0 where that one does not cover it, or it alone.
 
-    left, right: [B, D]. teachers: name -> gate [B] and matrix. others: a sample is not compared with itself.
+    gates: of each teacher, [B]. left, right: [B, D], scale: the student's. others: samples are not compared with
+    themselves.
     """
-    dealt = shares(torch.stack([gate.to(left) for gate, _ in teachers.values()]))
-    losses: Losses = {}
-    for names, kept in _by_cover({name: gate for name, (gate, _) in teachers.items()}):
+    nothing = (left.sum() * 0).expand(len(left))
+    away = dict.fromkeys(teachers, nothing)
+    for names, kept in _by_cover(gates):
         if len(kept) < 2:
-            losses |= {name: left.sum() * 0 for name in names}
             continue
         kept = kept.to(left.device)
-        matrices = [_of(teachers[name][1], kept) for name in names]
-        away = divergences(left[kept], right[kept], scale, matrices, others).mean(1)
-        for name, of_one in zip(names, away, strict=True):
-            losses[name] = (dealt[list(teachers).index(name), kept] * of_one).sum() / len(left)
-    return losses
+        matrices = [_of(teachers[name], kept) for name in names]
+        found = divergences(left[kept], right[kept], scale, matrices, others).mean(1)
+        away |= {name: nothing.index_put((kept,), one) for name, one in zip(names, found, strict=True)}
+    return torch.stack([*away.values()])
 
 
-def _by_cover(gates: dict[str, Tensor]) -> Sequence[tuple[list[str], Tensor]]:
+def _by_cover(gates: Mapping[str, Tensor]) -> Sequence[tuple[list[str], Tensor]]:
     """Teachers that cover the same samples together, with the places of these."""
     groups: dict[bytes, tuple[list[str], Tensor]] = {}
     for name, gate in gates.items():

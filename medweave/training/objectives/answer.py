@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medweave.errors import RequestError
-from medweave.training.objective import Batch, Embeddings, Given, Losses, Objective, ObjectiveRecipe, shares
+from medweave.training.objective import Batch, Embeddings, FromTeachers, Given, Losses, ObjectiveRecipe
 
 
 class AnswerRecipe(ObjectiveRecipe):
@@ -29,13 +29,11 @@ class AnswerRecipe(ObjectiveRecipe):
     sharpness: float = Field(1.0, gt=0, description="factor of every teacher's own scale")
 
 
-class Answer(Objective):
+class Answer(FromTeachers):
     """The divergence of answers from those of each teacher with both towers."""
 
-    learns_from_teachers = True
-
     def __init__(self, recipe: AnswerRecipe, given: Given) -> None:
-        super().__init__()
+        super().__init__(given)
         self.recipe = recipe
         self.menu_captions = recipe.captions
         self.scales = {name: recipe.sharpness * scale for name, scale in given.scales("answer").items()}
@@ -53,16 +51,16 @@ class Answer(Objective):
         found = {name: batch.rows[name] for name in self.scales}
         if not found:
             return {}
-        dealt = shares(torch.stack([rows.gate.to(own) * asked for rows in found.values()]))
-        losses = {}
-        for attention, (name, rows) in zip(dealt, found.items(), strict=True):
+        away = []
+        for name, rows in found.items():
             assert rows.image is not None and rows.menu is not None
             menu = rows.menu.view(*student.menu.shape[:2], -1)
             image = torch.where(rows.covered[:, None], rows.image, 0.0)  # what is not covered may be no number
             theirs = answers(image, menu, own.new_tensor(self.scales[name]), near)
-            away = torch.where(near, theirs.exp() * (theirs - own), 0.0).sum(1)
-            losses[f"answer/{name}"] = self.recipe.weight * (attention * away).sum() / len(own)
-        return losses
+            away.append(torch.where(near, theirs.exp() * (theirs - own), 0.0).sum(1))
+        gates = torch.stack([rows.gate.to(own) * asked for rows in found.values()])
+        losses = self.recipe.weight * self.dealt(torch.stack(away), gates, batch)
+        return {f"answer/{name}": loss for name, loss in zip(found, losses, strict=True)}
 
 
 def answers(image: Tensor, menu: Tensor, scale: Tensor, near: Tensor) -> Tensor:

@@ -5,8 +5,7 @@ for the size of its vectors and no narrow cone hides what tells two samples apar
 in equal shares, divided by what the teacher's mean row would get, a running mean: 1 means nothing learnt, 0 all, and
 no teacher weighs more because its rows lie further apart. A head, or a standardised target, is given rows of length √D,
 not 1: their numbers and the target's are then of one size from the first step.
-Teacher dropping (UNIC, arXiv 2408.05088): of the teachers that cover a sample the worst learnt is kept, each other is
-left out with a chance. Lower is better; 0 when the student tells every row.
+Lower is better; 0 when the student tells every row.
 B samples of the global batch, D student width, E teacher width, K teachers.
 """
 
@@ -21,17 +20,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medweave.errors import RequestError
-from medweave.seeds import seed_of
 from medweave.training.objective import (
     Batch,
     Embeddings,
+    FromTeachers,
     Given,
     Losses,
-    Objective,
     ObjectiveRecipe,
     Standard,
     TeacherRows,
-    shares,
 )
 
 MEMORY, SOME = 0.95, 256  # of the running distance of the mean row: memory, and rows of a batch that it looks at
@@ -44,18 +41,15 @@ class FeatureRecipe(ObjectiveRecipe):
     hidden: int | None = Field(None, ge=1, description="width of a hidden layer in each head; None: linear heads")
     heads: bool = Field(True, description="false: no heads; teachers must then be as wide as the student")
     standardise: bool = Field(True, description="false: rows as the teacher gives them")
-    drop: float = Field(0.5, ge=0, le=1, description="chance that a teacher is left out of a sample, the worst kept")
 
 
-class Feature(Objective):
+class Feature(FromTeachers):
     """The distance between the student's rows, through heads, and each teacher's."""
-
-    learns_from_teachers = True
 
     spread: Tensor
 
     def __init__(self, recipe: FeatureRecipe, given: Given) -> None:
-        super().__init__()
+        super().__init__(given)
         self.recipe, self.names, self.teachers = recipe, list(given.teachers), given.teachers
         self.heads = nn.ModuleDict()
         for name, teacher in given.teachers.items():
@@ -75,8 +69,7 @@ class Feature(Objective):
         """{"feature/NAME": scalar}: means over samples; what a teacher does not cover takes no part."""
         gates = torch.stack([batch.rows[name].gate.to(student.image) for name in self.names])
         distances = torch.stack([self._distance(at, name, student, batch) for at, name in enumerate(self.names)])
-        attention = shares(gates * self._kept(distances.detach(), gates, batch))
-        losses = self.recipe.weight * (attention * distances).sum(1) / len(batch.numbers)
+        losses = self.recipe.weight * self.dealt(distances, gates, batch)
         return {f"feature/{name}": loss for name, loss in zip(self.names, losses, strict=True)}
 
     def _distance(self, at: int, name: str, student: Embeddings, batch: Batch) -> Tensor:
@@ -113,15 +106,6 @@ class Feature(Objective):
             self.spread[at, place] = now if before == 0 else MEMORY * before + (1 - MEMORY) * now
         spread = self.spread[at, place].clone()
         return torch.where(spread > 0, spread, torch.ones_like(spread))
-
-    def _kept(self, distances: Tensor, gates: Tensor, batch: Batch) -> Tensor:
-        """[K, B] of 0 and 1: for each sample its worst-learnt teacher, and each other by lot."""
-        if self.recipe.drop == 0 or not self.training:
-            return torch.ones_like(gates)
-        worst = torch.where(gates > 0, distances, -1.0).argmax(0)
-        lot = torch.Generator().manual_seed(seed_of("teacher dropping", batch.step) % 2**63)
-        stays = torch.rand(gates.shape, generator=lot) >= self.recipe.drop
-        return stays.to(gates).scatter(0, worst[None], 1.0)
 
 
 def distance(told: Tensor, target: Tensor) -> Tensor:

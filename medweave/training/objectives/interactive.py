@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medweave.errors import RequestError
-from medweave.training.objective import Batch, Embeddings, Given, Losses, Objective, ObjectiveRecipe, shares
+from medweave.training.objective import Batch, Embeddings, FromTeachers, Given, Losses, ObjectiveRecipe
 from medweave.training.tiles import log_sums
 
 START, MOST = math.log(1 / 0.07), math.log(100)
@@ -26,13 +26,11 @@ class InteractiveRecipe(ObjectiveRecipe):
     kind: Literal["interactive"] = "interactive"
 
 
-class Interactive(Objective):
+class Interactive(FromTeachers):
     """Contrast between the student's rows and each two-tower teacher's."""
 
-    learns_from_teachers = True
-
     def __init__(self, recipe: InteractiveRecipe, given: Given) -> None:
-        super().__init__()
+        super().__init__(given)
         self.recipe = recipe
         both = {name: teacher for name, teacher in given.teachers.items() if len(teacher.sides) == 2}
         self.names = list(both)
@@ -45,20 +43,27 @@ class Interactive(Objective):
 
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
         """{"interactive/NAME": scalar}. Samples that a teacher does not cover take no part."""
-        dealt = shares(torch.stack([batch.rows[name].gate.to(student.image) for name in self.names]))
-        scales = self.scales.exp()
-        losses = {}
-        for at, name in enumerate(self.names):
-            rows, head = batch.rows[name], self.heads[name]
-            kept = rows.covered.nonzero()[:, 0].to(student.image.device)
-            if len(kept) < 2:
-                losses[f"interactive/{name}"] = student.image.sum() * 0
-                continue
-            assert rows.image is not None and rows.text is not None
-            image, text = (functional.normalize(head(own[kept]), dim=-1) for own in (student.image, student.text))
-            away = 0.5 * (crossed(image, rows.text[kept], scales[at]) + crossed(text, rows.image[kept], scales[at]))
-            losses[f"interactive/{name}"] = self.recipe.weight * (dealt[at, kept] * away).sum() / len(student.image)
-        return losses
+        if not self.names:
+            return {}
+        gates = torch.stack([batch.rows[name].gate.to(student.image) for name in self.names])
+        away = torch.stack(
+            [self._away(name, scale, student, batch) for name, scale in zip(self.names, self.scales.exp(), strict=True)]
+        )
+        losses = self.recipe.weight * self.dealt(away, gates, batch)
+        return {f"interactive/{name}": loss for name, loss in zip(self.names, losses, strict=True)}
+
+    def _away(self, name: str, scale: Tensor, student: Embeddings, batch: Batch) -> Tensor:
+        """[B], both ways; 0 where the teacher does not cover, or it covers one sample alone."""
+        rows, head = batch.rows[name], self.heads[name]
+        nothing = (student.image.sum() * 0).expand(len(student.image))
+        kept = rows.covered.nonzero()[:, 0].to(student.image.device)
+        if len(kept) < 2:
+            return nothing
+        assert rows.image is not None and rows.text is not None
+        image, text = (functional.normalize(head(own[kept]), dim=-1) for own in (student.image, student.text))
+        return nothing.index_put(
+            (kept,), 0.5 * (crossed(image, rows.text[kept], scale) + crossed(text, rows.image[kept], scale))
+        )
 
     @torch.no_grad()
     def settle(self) -> None:

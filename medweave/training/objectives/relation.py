@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from pydantic import Field
 
 from medweave.errors import RequestError
 from medweave.training.likeness import Matrix
-from medweave.training.objective import SIDES, Batch, Embeddings, Given, Losses, Objective, ObjectiveRecipe
-from medweave.training.objectives.affinity import by_teacher
+from medweave.training.objective import SIDES, Batch, Embeddings, FromTeachers, Given, Losses, ObjectiveRecipe
+from medweave.training.objectives.affinity import divergence_from
 
 
 class RelationRecipe(ObjectiveRecipe):
@@ -25,13 +26,11 @@ class RelationRecipe(ObjectiveRecipe):
     which: Literal["single", "all"] = Field("single", description="single: teachers with one tower; all: every teacher")
 
 
-class Relation(Objective):
+class Relation(FromTeachers):
     """The divergence of likenesses inside each side from those of each teacher."""
 
-    learns_from_teachers = True
-
     def __init__(self, recipe: RelationRecipe, given: Given) -> None:
-        super().__init__()
+        super().__init__(given)
         self.recipe = recipe
         self.sides = {
             side: [
@@ -53,11 +52,10 @@ class Relation(Objective):
         for side, names in self.sides.items():
             if not names:
                 continue
-            found = {}
-            for name in names:
-                rows = getattr(batch.rows[name], side)
-                found[name] = (batch.rows[name].gate, Matrix(rows, rows, self.recipe.scale))
-            own = getattr(student, side)
-            away = by_teacher(own, own, scale, found, others=True)
-            losses |= {f"relation/{name}/{side}": self.recipe.weight * loss for name, loss in away.items()}
+            own, rows = getattr(student, side), {name: getattr(batch.rows[name], side) for name in names}
+            matrices = {name: Matrix(of, of, self.recipe.scale) for name, of in rows.items()}
+            gates = {name: batch.rows[name].gate.to(own) for name in names}
+            away = divergence_from(matrices, gates, own, own, scale, others=True)
+            found = self.recipe.weight * self.dealt(away, torch.stack([*gates.values()]), batch)
+            losses |= {f"relation/{name}/{side}": loss for name, loss in zip(names, found, strict=True)}
         return losses

@@ -33,7 +33,7 @@ def naive(objective, given, student, batch):
 
 
 def test_values_and_gradients_are_the_naive_ones(student, given, batch):
-    objective = Feature(FeatureRecipe(drop=0.0), given)
+    objective = Feature(FeatureRecipe(), given)
     found, expected = objective(student, batch), naive(objective, given, student, batch)
     assert found.keys() == expected.keys()
     inputs = [student.image, student.text, *objective.parameters()]
@@ -61,7 +61,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn():
     row = torch.nn.functional.normalize(torch.randn(9, 6), dim=-1)
     plain = Standard(torch.zeros(6), torch.eye(6), torch.eye(6))
     teachers = {"twin": Teacher(10.0, plain, plain)}
-    objective = Feature(FeatureRecipe(heads=False, standardise=False, drop=0.0), Given(6, teachers))
+    objective = Feature(FeatureRecipe(heads=False, standardise=False), Given(6, teachers))
     batch = Batch(torch.arange(9), [None] * 9, rows={"twin": TeacherRows(torch.ones(9), row, row)})
     losses = objective(Embeddings(row, row, torch.tensor(10.0), torch.zeros(())), batch)
     assert losses["feature/twin"].item() == pytest.approx(0, abs=1e-6)
@@ -70,7 +70,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn():
 def test_without_heads_a_standardised_row_can_be_told(given):
     """It has length √E, and so have the student's rows then."""
     six = replace(given, width=8, teachers={"both": given.teachers["both"]})
-    objective = Feature(FeatureRecipe(heads=False, drop=0.0), six)
+    objective = Feature(FeatureRecipe(heads=False), six)
     target = torch.nn.functional.normalize(torch.randn(9, 8), dim=-1)
     matrix = torch.eye(8) * 8**0.5
     plain = Standard(torch.zeros(8), matrix, torch.eye(8) / 8)
@@ -83,24 +83,12 @@ def test_without_heads_a_standardised_row_can_be_told(given):
 
 
 def test_the_mean_row_costs_one(given, batch, student):
-    objective = Feature(FeatureRecipe(drop=0.0), given)
+    objective = Feature(FeatureRecipe(), given)
     objective(student, batch)  # measures what the mean row costs
     for parameter in objective.parameters():
         parameter.data.zero_()
     objective.eval()
     assert sum(objective(student, batch).values()).item() == pytest.approx(1, rel=0.02)  # attention differs by sample
-
-
-def test_the_worst_learnt_is_kept_and_others_are_dropped_by_chance(student, given, batch):
-    objective = Feature(FeatureRecipe(drop=0.5), given)
-    gates = torch.stack([batch.rows[name].gate for name in given.teachers])
-    distances = torch.rand(3, 10)
-    kept = [objective._kept(distances, gates, replace(batch, step=step)) for step in range(200)]
-    worst = torch.where(gates > 0, distances, -1.0).argmax(0)
-    assert all(bool((k.gather(0, worst[None]) == 1).all()) for k in kept)
-    others = torch.stack(kept).mean(0)[torch.arange(3)[:, None] != worst[None]]
-    assert others.min() > 0.35 and others.max() < 0.65
-    assert torch.equal(kept[5], objective._kept(distances, gates, replace(batch, step=5)))
 
 
 def test_every_parameter_learns(student, given, batch):
