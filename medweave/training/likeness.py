@@ -17,7 +17,10 @@ from torch import Tensor
 from torch.autograd import Function
 
 from medweave.errors import UserError
-from medweave.training.tiles import exponentials_, in_range, tiles
+from medweave.training.tiles import in_range, tiles
+
+# Smaller powers count as these: no sum that is `in_range` feels them, and products with them are normal numbers yet.
+SMALLEST_POWER = {torch.float32: -60.0, torch.float64: -690.0}
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,9 @@ class Matrix:
     right: Tensor
     scale: float
 
-    def tile(self, rows: slice, columns: slice) -> Tensor:
-        """The logits of one tile."""
-        return (self.left[rows] * self.scale) @ self.right[columns].T
+    def tile(self, rows: slice, columns: slice, shift: Tensor) -> Tensor:
+        """The logits of one tile, less `shift`."""
+        return _logits(self.left, self.right, self.scale, rows, columns, shift)
 
 
 def divergences(left: Tensor, right: Tensor, scale: Tensor, teachers: Sequence[Matrix], others: bool = False) -> Tensor:
@@ -69,10 +72,10 @@ class _Divergences(Function):
         gradient_left, gradient_right = torch.zeros_like(wide[0]), torch.zeros_like(wide[1])
         by_row, by_column = weights.sum(0)
         for rows, columns in tiles(len(left)):
-            own = _logits(wide[0], wide[1], wide[2], rows, columns)
+            own = _logits(wide[0], wide[1], wide[2], rows, columns, student.shift)
             slope = student.shares(own, by_row, by_column, rows, columns)
             for matrix, sums, (row, column) in zip(ctx.teachers, teachers, weights, strict=True):
-                sums.take_shares(slope, matrix.tile(rows, columns), row, column, rows, columns)
+                sums.take_shares(slope, matrix.tile(rows, columns, sums.shift), row, column, rows, columns)
             gradient_left[rows].addmm_(slope, wide[1][columns])
             gradient_right[columns].addmm_(slope.T, wide[0][rows])
         gradient_scale = torch.linalg.vecdot(gradient_left, wide[0]).sum()
@@ -95,29 +98,29 @@ class _Sums:
         shift = left.mean(0) @ right.mean(0) if others else (left * right).sum(1).mean()
         return cls(shift * scale, left.new_zeros(len(left)), left.new_zeros(len(left)), others)
 
-    def add(self, logits: Tensor, rows: slice, columns: slice) -> Tensor:
-        """Add a tile; returns its exponentials, `logits` is used up."""
-        exponentials = self._exponentials(logits, rows, columns)
+    def add(self, shifted: Tensor, rows: slice, columns: slice) -> Tensor:
+        """Add a tile of logits less the shift; returns their exponentials."""
+        exponentials = self._exponentials(shifted.clone(), rows, columns)
         self.rows[rows] += exponentials.sum(1)
         self.columns[columns] += exponentials.sum(0)
         return exponentials
 
-    def shares(self, logits: Tensor, by_row: Tensor, by_column: Tensor, rows: slice, columns: slice) -> Tensor:
-        """by_row · softmax over the row + by_column · softmax over the column, of one tile; `logits` is used up."""
+    def shares(self, shifted: Tensor, by_row: Tensor, by_column: Tensor, rows: slice, columns: slice) -> Tensor:
+        """by_row · softmax over the row + by_column · softmax over the column, of one tile; `shifted` is used up."""
         factor = (by_row[rows] / self.rows[rows])[:, None] + (by_column[columns] / self.columns[columns])[None]
-        return self._exponentials(logits, rows, columns).mul_(factor)
+        return self._exponentials(shifted, rows, columns).mul_(factor)
 
     def take_shares(
-        self, slope: Tensor, logits: Tensor, by_row: Tensor, by_column: Tensor, rows: slice, columns: slice
+        self, slope: Tensor, shifted: Tensor, by_row: Tensor, by_column: Tensor, rows: slice, columns: slice
     ) -> None:
         """Subtract from `slope` what `shares` would give."""
-        exponentials = self._exponentials(logits, rows, columns)
+        exponentials = self._exponentials(shifted, rows, columns)
         slope.addcmul_(exponentials, (by_row[rows] / self.rows[rows])[:, None], value=-1)
         slope.addcmul_(exponentials, (by_column[columns] / self.columns[columns])[None], value=-1)
 
-    def _exponentials(self, logits: Tensor, rows: slice, columns: slice) -> Tensor:
+    def _exponentials(self, shifted: Tensor, rows: slice, columns: slice) -> Tensor:
         """exp(logit - shift) in place; 0 for a sample with itself where these take no part."""
-        exponentials = exponentials_(logits, self.shift)
+        exponentials = shifted.clamp_min_(SMALLEST_POWER[shifted.dtype]).exp_()
         if self.others:
             exponentials.diagonal(rows.start - columns.start).zero_()
         return exponentials
@@ -129,8 +132,8 @@ class _Sums:
 
     @property
     def logs(self) -> Tensor:
-        """Log-sum-exp over rows and over columns: [2, B]."""
-        return torch.stack([self.rows, self.columns]).log() + self.shift
+        """Log-sum-exp of logits less the shift, over rows and over columns: [2, B]."""
+        return torch.stack([self.rows, self.columns]).log()
 
 
 def _forward(
@@ -139,14 +142,13 @@ def _forward(
     """The divergences [K, 2, B] and the sums; None for these where they left the range of the numbers."""
     student = _Sums.none(left, right, scale, others)
     each = [_Sums.none(t.left, t.right, t.scale, others) for t in teachers]
-    gaps = left.new_zeros(len(teachers), 2, len(left))  # sums of exp(teacher - shift) · (teacher - student)
+    gaps = left.new_zeros(len(teachers), 2, len(left))  # sums of exp(teacher) · (teacher - student), logits shifted
     for rows, columns in tiles(len(left)):
-        own = _logits(left, right, scale, rows, columns)
-        student.add(own.clone(), rows, columns)
+        own = _logits(left, right, scale, rows, columns, student.shift)
+        student.add(own, rows, columns)
         for at, (matrix, sums) in enumerate(zip(teachers, each, strict=True)):
-            logits = matrix.tile(rows, columns)
-            further = logits - own
-            weighted = sums.add(logits, rows, columns).mul_(further)
+            shifted = matrix.tile(rows, columns, sums.shift)
+            weighted = sums.add(shifted, rows, columns).mul_(shifted.sub_(own))
             gaps[at, 0, rows] += weighted.sum(1)
             gaps[at, 1, columns] += weighted.sum(0)
     if not all(sums.in_range for sums in (student, *each)):
@@ -156,5 +158,5 @@ def _forward(
     return torch.stack(values).clamp_min_(0), (student, each)
 
 
-def _logits(left: Tensor, right: Tensor, scale: Tensor, rows: slice, columns: slice) -> Tensor:
-    return (left[rows] * scale) @ right[columns].T
+def _logits(left: Tensor, right: Tensor, scale: Tensor | float, rows: slice, columns: slice, shift: Tensor) -> Tensor:
+    return ((left[rows] * scale) @ right[columns].T).sub_(shift)

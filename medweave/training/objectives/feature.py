@@ -12,6 +12,7 @@ B samples of the global batch, D student width, E teacher width, K teachers.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -21,6 +22,7 @@ from torch.nn import functional
 
 from medweave.errors import RequestError
 from medweave.training.objective import (
+    SIDES,
     Batch,
     Embeddings,
     FromTeachers,
@@ -31,6 +33,7 @@ from medweave.training.objective import (
     TeacherRows,
 )
 
+TINY = 1e-8
 MEMORY, SOME = 0.95, 256  # of the running distance of the mean row: memory, and rows of a batch that it looks at
 
 
@@ -68,22 +71,20 @@ class Feature(FromTeachers):
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
         """{"feature/NAME": scalar}: means over samples; what a teacher does not cover takes no part."""
         gates = torch.stack([batch.rows[name].gate.to(student.image) for name in self.names])
-        distances = torch.stack([self._distance(at, name, student, batch) for at, name in enumerate(self.names)])
+        long = self.recipe.heads or self.recipe.standardise
+        own = {side: getattr(student, side) * (math.sqrt(student.image.shape[1]) if long else 1) for side in SIDES}
+        distances = torch.stack([self._distance(at, name, own, batch) for at, name in enumerate(self.names)])
         losses = self.recipe.weight * self.dealt(distances, gates, batch)
         return {f"feature/{name}": loss for name, loss in zip(self.names, losses, strict=True)}
 
-    def _distance(self, at: int, name: str, student: Embeddings, batch: Batch) -> Tensor:
-        """[B], as a share of the mean row's; the mean of both sides where a teacher has both."""
+    def _distance(self, at: int, name: str, own: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """[B], as a share of the mean row's; the mean of both sides where a teacher has both. own: side -> [B, D]."""
         rows, sides = batch.rows[name], self.teachers[name].sides
-        covered = rows.covered.to(student.image.device)
+        covered = rows.covered.to(own["image"].device)
         parts = []
         for place, side in enumerate(sides):
             target, mean = self._target(rows, getattr(self.teachers[name], side), side, covered)
-            told = getattr(student, side)
-            if self.recipe.heads or self.recipe.standardise:
-                told = told * math.sqrt(told.shape[1])
-            if self.recipe.heads:
-                told = self.heads[f"{name}:{side}"](told)
+            told = self.heads[f"{name}:{side}"](own[side]) if self.recipe.heads else own[side]
             known = target[covered.nonzero()[:SOME, 0]]
             parts.append(distance(told, target) / self._spread(at, place, mean, known))
         return torch.where(covered, torch.stack(parts).mean(0), 0.0)
@@ -110,7 +111,8 @@ class Feature(FromTeachers):
 
 def distance(told: Tensor, target: Tensor) -> Tensor:
     """Half cosine distance, half smooth-L1 summed over directions and divided by their number: [B, E] twice -> [B]."""
-    cosine = 1 - functional.cosine_similarity(told, target, dim=-1)
+    lengths = (told.norm(dim=-1) * target.norm(dim=-1)).clamp_min(TINY)
+    cosine = 1 - (told * target).sum(-1) / lengths  # no unit rows are made, as cosine_similarity would
     return 0.5 * cosine + 0.5 * functional.smooth_l1_loss(told, target, reduction="none").mean(-1)
 
 
