@@ -94,7 +94,8 @@ def settings(rows_folder):
 
 
 def test_a_run_learns_from_its_teachers_and_its_card_says_so(recipe_of, settings):
-    run = train(recipe_of(train={**settings(), "steps": 30, "batch": 24, "log": 1, "optimiser": {"lr": 3e-3}}))
+    every = settings(drop=0)  # nobody is left out: a loss falls by learning, not by lot
+    run = train(recipe_of(train={**every, "steps": 30, "batch": 24, "log": 1, "optimiser": {"lr": 3e-3}}))
     lines = list(run.log("train"))
     kinds = {name.split("/")[0] for name in lines[0]["losses"]}
     assert kinds == {one["kind"] for one in OBJECTIVES}
