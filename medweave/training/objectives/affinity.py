@@ -42,9 +42,9 @@ class Affinity(FromTeachers):
             rows = batch.rows[name]
             assert rows.image is not None and rows.text is not None
             matrices[name] = Matrix(rows.image, rows.text, scale)
-        gates = {name: batch.rows[name].gate.to(student.image) for name in matrices}
+        gates = {name: batch.rows[name].gate for name in matrices}
         away = divergence_from(matrices, gates, student.image, student.text, student.scale)
-        losses = self.recipe.weight * self.dealt(away, torch.stack([*gates.values()]), batch)
+        losses = self.recipe.weight * self.dealt(away, torch.stack([*gates.values()]).to(away), batch)
         return {f"affinity/{name}": loss for name, loss in zip(matrices, losses, strict=True)}
 
 

@@ -54,8 +54,8 @@ class Relation(FromTeachers):
                 continue
             own, rows = getattr(student, side), {name: getattr(batch.rows[name], side) for name in names}
             matrices = {name: Matrix(of, of, self.recipe.scale) for name, of in rows.items()}
-            gates = {name: batch.rows[name].gate.to(own) for name in names}
+            gates = {name: batch.rows[name].gate for name in names}
             away = divergence_from(matrices, gates, own, own, scale, others=True)
-            found = self.recipe.weight * self.dealt(away, torch.stack([*gates.values()]), batch)
+            found = self.recipe.weight * self.dealt(away, torch.stack([*gates.values()]).to(away), batch)
             losses |= {f"relation/{name}/{side}": loss for name, loss in zip(names, found, strict=True)}
         return losses

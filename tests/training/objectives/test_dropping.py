@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from medweave.training.objective import Embeddings, FromTeachers, Given, build, shares
-from medweave.training.objectives.affinity import AffinityRecipe
+from medweave.training.objective import Embeddings, Given, build, shares
+from medweave.training.objectives.affinity import Affinity, AffinityRecipe
 from medweave.training.objectives.answer import AnswerRecipe
 from medweave.training.objectives.feature import FeatureRecipe
 from medweave.training.objectives.interactive import InteractiveRecipe
@@ -22,11 +22,6 @@ RECIPES = [
 ]
 
 
-class Plain(FromTeachers):
-    def forward(self, student, batch):
-        raise NotImplementedError
-
-
 def kept(objective, away, gates, batch, step):
     """[K, B] bool: which teachers a sample heard, told by the slopes of the dealt losses."""
     away = away.clone().requires_grad_()
@@ -35,7 +30,7 @@ def kept(objective, away, gates, batch, step):
 
 
 def test_the_worst_learnt_is_kept_and_others_are_dropped_by_chance(batch):
-    objective = Plain(Given(6, drop=0.5))
+    objective = Affinity(AffinityRecipe(), Given(6, drop=0.5))
     gates, away = torch.stack([rows.gate for rows in batch.rows.values()]), torch.rand(3, 10)
     found = torch.stack([kept(objective, away, gates, batch, step) for step in range(200)])
     worst = torch.where(gates > 0, away, -1.0).argmax(0)
@@ -51,11 +46,11 @@ def test_the_worst_learnt_is_kept_and_others_are_dropped_by_chance(batch):
 def test_what_is_left_is_dealt_anew(batch):
     away, gates = torch.rand(3, 10), torch.stack([rows.gate for rows in batch.rows.values()])
     slope = away.clone().requires_grad_()
-    losses = Plain(Given(6, drop=0.5)).dealt(slope, gates, batch)
+    losses = Affinity(AffinityRecipe(), Given(6, drop=0.5)).dealt(slope, gates, batch)
     losses.sum().backward()
     assert torch.allclose(10 * slope.grad.sum(0), torch.ones(10)), "every sample counts as much as before"
     assert torch.allclose(losses, (slope.grad * away).sum(1))
-    nobody = Plain(Given(6)).dealt(away, gates, batch)
+    nobody = Affinity(AffinityRecipe(), Given(6)).dealt(away, gates, batch)
     assert torch.allclose(nobody, (shares(gates) * away).sum(1) / 10)
 
 
