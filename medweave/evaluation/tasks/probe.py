@@ -1,10 +1,10 @@
-"""Linear probe: logistic regression on frozen features, learnt from the training part of the case.
+"""Linear probe: logistic regression on frozen features, learnt from the training images of the case.
 
 Features are standardised by the training images, rotated into their own span (an L2-regularised fit does not change
 by it, and has n rather than w columns), and fitted with classes weighted alike. The strength of the regularisation is
-chosen on grouped inner folds of the training part (training and validation split together). Few-shot: k images of each
-class (of several labels: k that show each, and k that do not), one a group as far as groups go, drawn several times;
-too few to choose on, so their strength is fixed.
+chosen on grouped inner folds of them (training and validation split together, unless told otherwise). Few-shot: k
+images of each class (of several labels: k that show each, and k that do not), one a group as far as groups go, drawn
+several times; too few to choose on, so their strength is fixed.
 
 n images, C classes, w width of features.
 """
@@ -42,13 +42,14 @@ class Recipe(TaskRecipe):
     shots: list[int] = Field([1, 4, 16], description="few-shot sizes, images a class")
     repeats: int = Field(5, ge=2, description="draws of each few-shot size")
     features: Literal["tower", "joint"] = Field("tower", description="tower: before the projection; joint: embeddings")
+    validation: bool = Field(True, description="fit on the validation part too; false: on the training part alone")
 
 
 def run(case: Case, setting: Setting) -> Answer:
     """Scores of the test images by probes on the training part. Raises UserError when that has under two classes."""
     recipe = setting.benchmark.task
     assert isinstance(recipe, Recipe)
-    train = _together(case.train, case.validation)
+    train = _fitted_on(case, recipe)
     if ((train.truth == 1).any(0)).sum() < 2:
         raise UserError("the training part has fewer than two of the classes", where=case.name)
     embed = setting.embedder.features if recipe.features == "tower" else setting.embedder.images
@@ -67,8 +68,9 @@ def run(case: Case, setting: Setting) -> Answer:
 
 
 def inputs(case: Case, setting: Setting) -> dict[str, str]:
-    """Hashes of what goes in besides the test images: the training part with its labels."""
-    train = _together(case.train, case.validation)
+    """Hashes of what goes in besides the test images: those that are fitted on, with their labels."""
+    assert isinstance(setting.benchmark.task, Recipe)
+    train = _fitted_on(case, setting.benchmark.task)
     return {"train": hash_of(sorted(zip(train.ids.tolist(), train.sha256.tolist(), train.truth.tolist(), strict=True)))}
 
 
@@ -203,10 +205,12 @@ def _turns(groups: NDArray[np.str_]) -> NDArray[np.int64]:
     return np.array(turns, np.int64)
 
 
-def _together(one: Items, other: Items) -> Items:
+def _fitted_on(case: Case, recipe: Recipe) -> Items:
+    if not recipe.validation:
+        return case.train
     return Items(
         *(
-            np.concatenate([getattr(one, name), getattr(other, name)])
+            np.concatenate([getattr(case.train, name), getattr(case.validation, name)])
             for name in ("numbers", "ids", "groups", "sha256", "truth")
         )
     )

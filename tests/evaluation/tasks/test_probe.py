@@ -1,5 +1,7 @@
 """The linear probe against scikit-learn's own, and its inner choices."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -130,6 +132,23 @@ def test_more_shots_of_several_labels_are_better(world, make_model):
 
     one, sixteen = (np.mean([auroc(n) for n in answer.variants[f"{k} a class"]]) for k in (1, 16))
     assert 0.5 < one < sixteen <= auroc("all") + 0.05
+
+
+def test_the_validation_part_is_fitted_on_unless_it_is_left_out(world, make_model):
+    world.fill("chest", ["alphoma", "betosis"], each=40, noise=1.5)
+    setting = setting_of(world, make_model())
+    alone = replace(setting, benchmark=load("corpus-probe-train"))
+    (case,) = cases(setting.benchmark, world, Part())
+    both = np.concatenate([case.train.numbers, case.validation.numbers])
+    truth = np.concatenate([case.train.truth, case.validation.truth])
+    for one, used in ((setting, len(both)), (alone, len(case.train.numbers))):
+        answer = probe.run(case, one)
+        embed = one.embedder.features
+        inside, outside = probe.standardised(embed(both[:used]), embed(case.test.numbers))
+        expected = probe.fit(inside, truth[:used], False, answer.choices["strength"])(outside)
+        np.testing.assert_array_equal(answer.scores["all"], expected)
+    assert used < len(both)
+    assert probe.inputs(case, alone) != probe.inputs(case, setting)
 
 
 def test_more_shots_are_better_and_all_is_best(world, make_model):
