@@ -15,7 +15,11 @@ from medweave.reports import charts
 from medweave.reports.page import number, with_interval, write_page
 
 METRICS = {"macro_auroc": "macro AUROC", "balanced_accuracy": "balanced accuracy", "macro_ap": "mean average precision"}
-FAMILIES = {"corpus-zero-shot": "prompted", "corpus-probe": "linear probe", "corpus-probe-train": "linear probe, training part"}
+FAMILIES = {
+    "corpus-zero-shot": "prompted",
+    "corpus-probe": "linear probe",
+    "corpus-probe-train": "linear probe, training part",
+}
 CHANCE = {"macro_auroc": 0.5}  # where it is the same for every set
 SIGNIFICANT = 0.05
 
