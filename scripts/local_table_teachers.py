@@ -22,7 +22,6 @@ from medweave.reports.page import with_interval
 if TYPE_CHECKING:
     from local_table import Job, Table
 
-FAMILIES = ("corpus-zero-shot", "corpus-probe")
 SHOWN = ("macro_auroc", "balanced_accuracy")
 DRAWS, SEED = 1000, 0
 Array = NDArray[np.float64]
@@ -60,7 +59,8 @@ def _rows(
     student: str, oracles: Mapping[str, str], kinds: Mapping[str, Sequence[str]], pooled: Mapping[str, Path]
 ) -> Iterator[dict[str, Any]]:
     """One student by family, group of sets and metric. oracles: of each metric. kinds: specialist -> modalities."""
-    for family in FAMILIES:
+    titles = {result["family"]: result["title"] for result in load(pooled[student]).results}
+    for family, title in titles.items():
         beside = _beside(family, [student, *oracles.values()], pooled)
         groups = {"all": beside, "without confounded": [one for one in beside if not one.facts["confounded"]]}
         groups |= {name: [one for one in beside if one.facts["modality"] in of] for name, of in kinds.items()}
@@ -68,7 +68,7 @@ def _rows(
             for metric in SHOWN:
                 counted = [one for one in sets if one.defines(metric)]
                 if counted:
-                    head = {"student": student, "family": family, "sets of": group, "metric": metric}
+                    head = {"student": student, "by": title, "sets of": group, "metric": metric}
                     yield head | {"sets": len(counted)} | _figures(counted, metric, student, oracles[metric])
 
 
@@ -112,7 +112,7 @@ def _text(rows: Sequence[Mapping[str, Any]]) -> str:
     cells = [
         [
             row["student"],
-            {"corpus-zero-shot": "prompts", "corpus-probe": "probe"}[row["family"]],
+            row["by"],
             row["sets of"],
             METRICS[row["metric"]],
             str(row["sets"]),

@@ -45,6 +45,7 @@ class Benchmark(Section):
 
     name: str = Field(description="name in results; with `each`, the first part of it")
     about: str = Field("", description="what it is, in a sentence")
+    title: str | None = Field(None, description="what its scores are called in tables and charts; none = as the task's")
     task: Annotated[SerializeAsAny[TaskRecipe], BeforeValidator(lambda value: _task(_named(value)))] = Field(
         description="zero_shot, probe, or a mapping with `kind` and the task's own options"
     )

@@ -75,12 +75,13 @@ def compare(columns: Sequence[Path | str], draws: int = 1000, seed: int = 0) -> 
 def _columns(reference: str) -> list[_Column]:
     folder, _, family = reference.partition("@")
     results = load(Path(folder))
-    families = list(dict.fromkeys(result["family"] for result in results.results))
+    families = {result["family"]: result["title"] for result in results.results}
     if family and family not in families:
         raise RequestError(f"no benchmark family {family!r}", where=folder, todo=", ".join(nearest(family, families)))
     columns = []
     for one in [family] if family else families:
-        name = f"{results.model['name']} {one}" if family or len(families) > 1 else results.model["name"]
+        title = families[one] if list(families.values()).count(families[one]) == 1 else one
+        name = f"{results.model['name']}, {title}" if family or len(families) > 1 else results.model["name"]
         columns.append(_Column(name, results, {r["source"]: r for r in results.results if r["family"] == one}))
     return columns
 

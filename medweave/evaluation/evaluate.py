@@ -209,6 +209,7 @@ def _run(
         "family": case.family,
         "source": case.source,
         "task": one.task.kind,
+        "title": one.title or one.task.title,
         "model": work.encoder.name,
         "modality": case.modality,
         "anatomy": case.anatomy,

@@ -17,7 +17,7 @@ from medweave.evaluation.predictions import Predictions, joined
 from medweave.evaluation.results import Result, Results, load
 from medweave.files import only_writer, write_json
 
-KEPT = ("family", "source", "task", "modality", "anatomy", "confounded", "positive", "published", "licence")
+KEPT = ("family", "source", "task", "title", "modality", "anatomy", "confounded", "positive", "published", "licence")
 
 
 def pool(folders: Sequence[Path], out: Path, name: str, draws: int = 1000, seed: int = 0) -> Results:

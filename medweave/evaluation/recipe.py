@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,9 @@ from medweave.recipe import Section
 
 
 class TaskRecipe(Section):
-    """How a task is run; each file of `tasks/` extends it with its `kind` and its own options."""
+    """How a task is run; each file of `tasks/` extends it with its `kind`, its title and its own options."""
+
+    title: ClassVar[str] = ""  # in tables and charts
 
     kind: str = Field(description="name of the file in evaluation/tasks")
 

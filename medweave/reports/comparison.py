@@ -15,11 +15,6 @@ from medweave.reports import charts
 from medweave.reports.page import number, with_interval, write_page
 
 METRICS = {"macro_auroc": "macro AUROC", "balanced_accuracy": "balanced accuracy", "macro_ap": "mean average precision"}
-FAMILIES = {
-    "corpus-zero-shot": "prompted",
-    "corpus-probe": "linear probe",
-    "corpus-probe-train": "linear probe, training part",
-}
 CHANCE = {"macro_auroc": 0.5}  # where it is the same for every set
 SIGNIFICANT = 0.05
 
@@ -44,8 +39,8 @@ def write(table: Comparison, out: Path, title: str = "Comparison of models") -> 
         out,
         "comparison.html",
         title=title,
-        first=column_name(table.columns[0]),
-        columns=[column_name(column) for column in table.columns],
+        first=table.columns[0],
+        columns=table.columns,
         sets=len(table.sets),
         images=sum(row["n"] for row in table.sets),
         draws=table.draws,
@@ -70,7 +65,7 @@ def means(table: Comparison) -> Grid:
     shown = [(row, metric) for metric in measured(table) for row in table.macros if metric in row["metrics"]]
     head = [f"{METRICS[metric]}, {_sets(row['metrics'][metric]['values'][0]['sets'], row)}" for row, metric in shown]
     rows = [
-        [column_name(column), *(with_interval(row["metrics"][metric]["values"][place]) for row, metric in shown)]
+        [column, *(with_interval(row["metrics"][metric]["values"][place]) for row, metric in shown)]
         for place, column in enumerate(table.columns)
     ]
     return Grid(["model", *head], rows)
@@ -78,7 +73,7 @@ def means(table: Comparison) -> Grid:
 
 def differences(table: Comparison) -> Grid:
     """One row a model, metric and mean: how far it is from the first model, and how sure that is."""
-    head = ["model", "metric", "mean of sets", f"minus {column_name(table.columns[0])}", "p", "p (Holm)"]
+    head = ["model", "metric", "mean of sets", f"minus {table.columns[0]}", "p", "p (Holm)"]
     rows = [
         [name, METRICS[metric], title, _signed(found), _p(found["p"]), _p(found.get("p_holm"))]
         for name, metric, title, found in _macro_differences(table)
@@ -95,7 +90,7 @@ def every_set(table: Comparison, metric: str) -> Grid:
             marks = ["", *(" *" if (d.get("p_holm") or 1) < SIGNIFICANT else "" for d in found["differences"])]
             cells = [with_interval(value) + mark for value, mark in zip(found["values"], marks, strict=True)]
             rows.append([set_name(row, metric), row["modality"], str(row["n"]), str(row["groups"]), *cells])
-    return Grid(["set", "modality", "images", "groups", *map(column_name, table.columns)], rows, text=2)
+    return Grid(["set", "modality", "images", "groups", *table.columns], rows, text=2)
 
 
 def set_differences(table: Comparison, metric: str) -> Grid:
@@ -105,8 +100,8 @@ def set_differences(table: Comparison, metric: str) -> Grid:
         for row in table.sets
         if metric in row["metrics"]
     ]
-    first = column_name(table.columns[0])
-    return Grid(["set", *(f"{column_name(column)} minus {first}" for column in table.columns[1:])], rows)
+    first = table.columns[0]
+    return Grid(["set", *(f"{column} minus {first}" for column in table.columns[1:])], rows)
 
 
 def set_chart(table: Comparison, metric: str) -> str:
@@ -119,7 +114,7 @@ def set_chart(table: Comparison, metric: str) -> str:
             value["low"],
             value["high"],
             CHANCE.get(metric),
-            column_name(column),
+            column,
         )
         for row in rows
         for column, value in zip(table.columns, row["metrics"][metric]["values"], strict=True)
@@ -142,9 +137,8 @@ def difference_chart(table: Comparison) -> str:
         return ""
     ends = [0.0, *(end for bar in bars for end in bar.ends)]
     room = 0.05 * (max(ends) - min(ends)) + 0.005
-    label = f"difference from {column_name(table.columns[0])}; right of the tick is better"
-    colours = [column_name(column) for column in table.columns]
-    return charts.intervals(bars, label, (min(ends) - room, max(ends) + room), colours)
+    label = f"difference from {table.columns[0]}; right of the tick is better"
+    return charts.intervals(bars, label, (min(ends) - room, max(ends) + room), table.columns)
 
 
 def set_name(row: dict[str, Any], metric: str) -> str:
@@ -154,18 +148,10 @@ def set_name(row: dict[str, Any], metric: str) -> str:
     return row["set"] + (" †" if row["confounded"] else "")
 
 
-def column_name(column: str) -> str:
-    """A model and how it was asked: `local-images, prompted`."""
-    for family, title in FAMILIES.items():
-        if column.endswith(f" {family}"):
-            return f"{column.removesuffix(f' {family}')}, {title}"
-    return column
-
-
 def _macro_differences(table: Comparison) -> list[tuple[str, str, str, dict[str, Any]]]:
     """(model, metric, mean, difference) of every model but the first."""
     return [
-        (column_name(column), metric, row["set"], row["metrics"][metric]["differences"][place])
+        (column, metric, row["set"], row["metrics"][metric]["differences"][place])
         for metric in measured(table)
         for row in table.macros
         if metric in row["metrics"]

@@ -25,7 +25,6 @@ from medweave.reports import charts
 from medweave.reports.page import number, picture, write_page
 from medweave.seeds import generator
 
-TITLES = {"zero_shot": "prompted", "probe": "linear probe"}
 METRICS = {"balanced_accuracy": "balanced accuracy", "macro_auroc": "macro AUROC", "macro_ap": "mean average precision"}
 MEANINGS = {
     "prompted": "an image is scored against written descriptions of each finding; no label of the set is used",
@@ -140,27 +139,27 @@ def write_evaluation(results: Results, corpus: Path | str | None, run: Path | No
 def cards(results: Results, corpus: Corpus) -> list[tuple[str, str]]:
     """The few numbers at the top: (value, what it is)."""
     found = [(f"{len(corpus):,}", "images in the corpus"), (str(len(corpus.facts["counts"])), "sources")]
-    for task, summary in _summaries(results):
+    for title, summary in _summaries(results):
         for metric, value in summary["all"].items():
             sets = f"mean of {value['sets']} sets" if value["sets"] > 1 else "one set"
-            found.append((number(value["value"]), f"{task}: {METRICS[metric]}, {sets}"))
+            found.append((number(value["value"]), f"{title}: {METRICS[metric]}, {sets}"))
     return found
 
 
 def overview(results: Results) -> str:
-    """Every set with its interval, one series a task; the tick is what guessing gives."""
+    """Every set with its interval, one series a title; the tick is what guessing gives."""
     bars = [_bar(result) for result in _by_set(results) if result["metrics"][_second(result)]["value"] is not None]
     return charts.intervals(bars, "balanced accuracy; mean average precision of multi-label sets") if bars else ""
 
 
 def by_modality(results: Results) -> str:
-    """Mean AUROC of each modality's sets, one series a task."""
+    """Mean AUROC of each modality's sets, one series a title."""
     bars = []
-    for task, summary in _summaries(results):
+    for title, summary in _summaries(results):
         for name, metrics in summary.items():
             if name not in MACROS and "macro_auroc" in metrics:
                 value = metrics["macro_auroc"]
-                bars.append(charts.Bar(name, value["value"], value["low"], value["high"], 0.5, task))
+                bars.append(charts.Bar(name, value["value"], value["low"], value["high"], 0.5, title))
     return charts.intervals(bars, "macro AUROC, mean of the modality's sets") if bars else ""
 
 
@@ -172,12 +171,12 @@ def asked(result: Result) -> str:
     if result["task"] == "zero_shot" and result["in_domain"] is False:
         copies = f", near copies in training: {result['leaks']}" if result["leaks"] else ""
         return f"zero-shot (source left out of training){copies}"
-    return f"{_title(result)}, {DOMAINS[result['in_domain']]}"
+    return f"{result['title']}, {DOMAINS[result['in_domain']]}"
 
 
 def meanings(results: Results) -> dict[str, str]:
     """What the words of `asked` and of the charts mean, of those that some set has."""
-    used = " ".join([asked(result) + _title(result) for result in results.results])
+    used = " ".join([asked(result) + result["title"] for result in results.results])
     return {word: meaning for word, meaning in MEANINGS.items() if word in used}
 
 
@@ -369,35 +368,27 @@ def _shots_of(
     ]
 
 
-def _title(result: Result) -> str:
-    return TITLES.get(result["task"], str(result["task"]))
-
-
 def _second(result: Result) -> str:
     return "macro_ap" if result["multi_label"] else "balanced_accuracy"
 
 
 def _by_set(results: Results) -> list[Result]:
     """The results of a set beside each other, prompted first."""
-    return sorted(results.results, key=lambda result: (result["source"], _place(result["task"]), result["benchmark"]))
+    return sorted(results.results, key=lambda r: (r["source"], r["task"] != "zero_shot", r["benchmark"]))
 
 
 def _summaries(results: Results) -> list[tuple[str, dict[str, Any]]]:
-    """(title of the task, its means over sets), prompted first."""
-    task_of = {result["family"]: result["task"] for result in results.results}
-    families = sorted(results.summary, key=lambda family: _place(task_of[family]))
-    return [(TITLES.get(task_of[family], task_of[family]), results.summary[family]) for family in families]
-
-
-def _place(task: str) -> int:
-    return list(TITLES).index(task) if task in TITLES else len(TITLES)
+    """(title of the family, its means over sets), prompted first."""
+    first = {result["family"]: result for result in results.results}
+    families = sorted(results.summary, key=lambda family: first[family]["task"] != "zero_shot")
+    return [(first[family]["title"], results.summary[family]) for family in families]
 
 
 def _bar(result: Result) -> charts.Bar:
     metric = _second(result)
     value = result["metrics"][metric]
     name = result["source"] + (" †" if result["confounded"] else "")
-    return charts.Bar(name, value["value"], value["low"], value["high"], result["chance"][metric], _title(result))
+    return charts.Bar(name, value["value"], value["low"], value["high"], result["chance"][metric], result["title"])
 
 
 def _series(lines: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:

@@ -51,7 +51,7 @@ def test_p_values_are_corrected_over_the_whole_table(folders):
 
 def test_prompts_are_compared_with_a_probe_of_another_model(folders):
     table = compare([f"{folders[0]}@corpus-probe", f"{folders[1]}@corpus-zero-shot"], draws=100)
-    assert table.columns == ["weak corpus-probe", "strong corpus-zero-shot"]
+    assert table.columns == ["weak, linear probe", "strong, prompted"]
     assert len(table.sets) == 2 and not table.left_out
 
 

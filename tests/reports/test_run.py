@@ -97,7 +97,8 @@ def test_of_many_reasons_the_rest_is_counted(results, new_album, tmp_path, parse
     ],
 )
 def test_how_a_set_was_asked_is_said_as_far_as_training_is_known(task, in_domain, leaks, said):
-    assert asked({"task": task, "in_domain": in_domain, "leaks": leaks}) == said
+    title = {"zero_shot": "prompted", "probe": "linear probe"}[task]
+    assert asked({"task": task, "title": title, "in_domain": in_domain, "leaks": leaks}) == said
 
 
 def test_what_the_model_met_is_counted_once_a_set_or_said_to_be_unknown():

@@ -232,6 +232,7 @@ def answers(results, source, modality, right, shift=0.0):
     made = predictions.Predictions(["a", "b"], False, names, names, np.zeros(40, int), truth, {"all": logits})
     facts = dict.fromkeys(("family", "task", "anatomy", "published", "licence", "fold", "calibration", "choices"))
     facts |= {"benchmark": f"corpus-zero-shot/{source}", "family": "corpus-zero-shot", "source": source}
+    facts["title"] = "prompted"
     facts |= {"modality": modality, "positive": None, "confounded": source == "b", "leaks": 0, "left_out": 0}
     predictions.write(made, results.folder / facts["benchmark"] / "predictions.parquet")
     results.results.append({**facts, **scoring.numbers(made, 100, 0)})
@@ -324,7 +325,7 @@ def test_shares_of_the_oracle_are_corrected_for_chance(script, teachers, tmp_pat
     assert row["share"]["low"] < row["share"]["value"] < row["share"]["high"]
     assert of["specialist", "balanced_accuracy"]["difference"]["value"] == pytest.approx((0.75 - 0.95) / 3)
     assert of["without confounded", "balanced_accuracy"]["sets"] == 3
-    assert "| generalist | prompts | specialist | balanced accuracy | 3 | 0.650" in text
+    assert "| generalist | prompted | specialist | balanced accuracy | 3 | 0.650" in text
     assert local_table_teachers.against_teachers(table, named, {}) is None
     arms.append(arms[-1] | {"name": "oracle-balanced", "by": "balanced_accuracy"})
     table = script.Table.model_validate(tree | {"arms": arms})

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,7 @@ FLOOR = -30.0  # log-odds of a class that the training part lacks
 class Recipe(TaskRecipe):
     """Options of the linear probe."""
 
+    title: ClassVar[str] = "linear probe"
     kind: Literal["probe"] = Field("probe", description="logistic regression on frozen features")
     shots: list[int] = Field([1, 4, 16], description="few-shot sizes, images a class")
     repeats: int = Field(5, ge=2, description="draws of each few-shot size")

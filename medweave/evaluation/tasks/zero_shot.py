@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ ALL = "all"
 class Recipe(TaskRecipe):
     """Zero-shot has no options: prompts are the benchmark's."""
 
+    title: ClassVar[str] = "prompted"
     kind: Literal["zero_shot"] = Field("zero_shot", description="prompted classification")
 
 
