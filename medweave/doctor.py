@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from medweave.cores import cores
 from medweave.models.offline import PACKAGES
 
 OFFLINE_PACKAGES = tuple(PACKAGES.values())
@@ -27,7 +28,9 @@ class Check:
 
 def checks() -> list[Check]:
     """All checks, in reading order."""
-    return [_python(), *_libraries(), _device(), _memory(), _disk(), _towers()]
+    libraries = list(_libraries())
+    device = [_device()] if libraries[0].state == "PASS" else []
+    return [_python(), *libraries, *device, _memory(), _disk(), _towers()]
 
 
 def _python() -> Check:
@@ -50,13 +53,23 @@ def _device() -> Check:
 
     if torch.cuda.is_available():
         return Check("PASS", "device", f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}")
-    return Check("PASS", "device", f"CPU, {os.cpu_count()} cores", "small recipes run; large ones want a GPU")
+    return Check("PASS", "device", f"CPU, {cores()} cores", "small recipes run; large ones want a GPU")
 
 
 def _memory() -> Check:
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    free = _available() / 2**30
     low = free < 4
     return Check("WARN" if low else "PASS", "free memory", f"{free:.1f} GiB", "close other programs" if low else "")
+
+
+def _available() -> int:
+    """Bytes that programs can have: what is free, and what the system keeps of files that were read."""
+    facts = Path("/proc/meminfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _disk() -> Check:

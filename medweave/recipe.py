@@ -31,6 +31,19 @@ S = TypeVar("S", bound=Section)
 SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has its C part
 
 
+class _Loader(SafeLoader):  # type: ignore[misc, valid-type]
+    """Refuses a key that stands twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """The mapping of a node."""
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load_recipe(path: Path | str, kind: type[S], overrides: Sequence[str] = ()) -> S:
     """Read a YAML recipe, apply its `extends` and the overrides, and check it as a `kind`.
 
@@ -125,7 +138,7 @@ def _with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 def read_yaml(path: Path) -> Any:
     """The data of a YAML file. Raises RequestError when it is missing, unreadable or broken, naming the line."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=SafeLoader)
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         near = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")]) if path.parent.is_dir() else []
         raise RequestError("no such file", where=path, todo=_did_you_mean(near) if near else None) from None

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install Medweave and one extra into $VENV. Usage: install.sh EXTRA
-# The versions are those of constraints.txt, except that a working torch which is already on the machine is kept.
+# The versions are those of constraints.txt, except that a working torch (2.11 or newer) which is already on the machine is kept.
 set -euo pipefail
 extra=$1
 python=${PYTHON:-python3}
@@ -10,7 +10,7 @@ constraints=constraints.txt
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Medweave needs Python 3.11 or newer; call make with PYTHON=python3.11" >&2; exit 2; }
 
 if [ ! -x "$venv/bin/python" ]; then
-    if "$python" -c 'import torch, torchvision; torchvision.ops.nms' 2>/dev/null; then
+    if "$python" -c 'import torch, torchvision; torchvision.ops.nms; assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 11)' 2>/dev/null; then
         echo "Using the torch that is already installed."
         "$python" -m venv --system-site-packages "$venv"
     else

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from medweave.errors import RequestError
-from medweave.recipe import as_data, recipe_hash
+from medweave.recipe import as_data, read_yaml, recipe_hash
 from medweave.training.recipe import read
 
 SHIPPED = sorted(Path(__file__).parents[1].glob("recipes/*.yaml"))
@@ -119,6 +119,13 @@ def test_missing_and_broken_files(tmp_path):
         read(tmp_path / "recipes.yaml")
     with pytest.raises(RequestError, match="not a YAML file"):
         read(written(tmp_path, "a: [1", "broken.yaml"))
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    with pytest.raises(RequestError, match=r"'train' stands twice.*line 3"):
+        read(written(tmp_path, "train: {steps: 3}\nname: a\ntrain: {steps: 4}\n"))
+    base = "a: &base {steps: 1}\nb: {<<: *base, steps: 2}\n"
+    assert read_yaml(written(tmp_path, base, "merged.yaml"))["b"] == {"steps": 2}
 
 
 def test_the_hash_sees_every_value(tmp_path):

@@ -46,7 +46,7 @@ def assemble(plan: Plan, names: Sequence[str], corpus: Corpus | None) -> None:
         strata, licences = _write_rows(folder, list(shards), corpus)
         skipped = _write_skipped(folder, plan, lost, corpus)
         _write_folds(folder, plan, lost)
-        write_json(folder / "corpus.json", _facts(plan, listed, strata, licences, skipped))
+        write_json(folder / "corpus.json", _facts(plan, corpus, listed, strata, licences, skipped))
     shutil.rmtree(folder / records.FOLDER, ignore_errors=True)
     added = sum(facts["samples"] for facts in shards.values())
     skips = len(plan.skipped) + len(lost)
@@ -140,11 +140,13 @@ def _places(table: pa.Table, strata: list[dict[str, Any]]) -> np.ndarray:
 def _write_skipped(folder: Path, plan: Plan, lost: Sequence[dict[str, str]], corpus: Corpus | None) -> Counter[str]:
     """Everything that was left out, but what this addition took in after all; how many of each source."""
     before = corpus.skipped().to_pylist() if corpus else []
+    known = {tuple(row.values()) for row in before}
     items = pa.array([row["item"] for row in before], pa.string())
     planned = pc.is_in(items, value_set=plan.table["id"].combine_chunks()).to_pylist() if before else []
     still = {skip["item"] for skip in lost}
     rows = [row for row, again in zip(before, planned, strict=True) if not again or row["item"] in still]
-    rows += [row for row in (*(skip._asdict() for skip in plan.skipped), *lost) if row not in before]
+    new = (*(skip._asdict() for skip in plan.skipped), *lost)
+    rows += [row for row in new if tuple(row[name] for name in SKIPPED.names) not in known]
     write_table(folder / "skipped.parquet", pa.Table.from_pylist(rows, SKIPPED))
     return Counter(row["source"] for row in rows)
 
@@ -157,6 +159,7 @@ def _write_folds(folder: Path, plan: Plan, lost: Sequence[dict[str, str]]) -> No
 
 def _facts(
     plan: Plan,
+    corpus: Corpus | None,
     shards: list[dict[str, Any]],
     strata: list[dict[str, Any]],
     licences: Counter[tuple[str, str | None, str]],
@@ -181,7 +184,7 @@ def _facts(
         "thin": [thin._asdict() for thin in plan.thin],
         "recipe": content_of(plan.recipe),
         "salts": hashes_of_salts(plan.recipe),
-        "captions": _caption_shares(plan),
+        "captions": {**(corpus.facts["captions"] if corpus else {}), **_caption_shares(plan)},
         **own.hashes(plan.recipe),
         "strata": strata,
         "shards": shards,
@@ -189,7 +192,7 @@ def _facts(
 
 
 def _caption_shares(plan: Plan) -> dict[str, dict[str, float]]:
-    """source -> how often own texts and bank captions are drawn; one recipe entry may give several sources."""
+    """Source of new images -> how often own texts and bank captions are drawn; one recipe entry may give several."""
     pairs = plan.table.group_by(["source", "recipe"]).aggregate([]).to_pylist()
     of_entry = [source.captions.model_dump() for source in plan.recipe.sources]
     return {pair["source"]: of_entry[pair["recipe"]] for pair in sorted(pairs, key=lambda pair: pair["source"])}

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medweave.corpus.resize import Policy, placed, scaled
 from medweave.recipe import Section
 
-Share = tuple[float, float]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class AugmentRecipe(Section):
     """Random changes of a training picture. Chances are shares of pictures; every range is drawn from evenly."""
 
-    area: Share = Field((0.7, 1.0), description="share of the picture's area that a random crop keeps")
+    area: tuple[Share, Share] = Field((0.7, 1.0), description="least and most of the area that a random crop keeps")
     stretch: float = Field(1.1, ge=1, le=2, description="most change of width against height, as a factor")
     rotation: float = Field(8.0, ge=0, le=180, description="most degrees of a small rotation, either way")
     rotate: float = Field(0.5, ge=0, le=1, description="chance of a small rotation")
@@ -37,6 +38,12 @@ class AugmentRecipe(Section):
     noise: float = Field(0.15, ge=0, le=1, description="chance of light noise, the same in all channels")
     border: float = Field(0.1, ge=0, le=1, description="chance of black margins, as collimators and scanners leave")
     erase: float = Field(0.0, ge=0, le=1, description="chance of a grey patch; off by default: it can hide the finding")
+
+    @model_validator(mode="after")
+    def _least_first(self) -> AugmentRecipe:
+        if self.area[0] > self.area[1]:
+            raise ValueError("area: give the least share first")
+        return self
 
 
 @dataclass(frozen=True)

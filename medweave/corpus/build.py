@@ -95,17 +95,19 @@ def cut(table: pa.Table, recipe: CorpusRecipe, taken: Sequence[str] = ()) -> lis
 
     taken: names of shards that are there already; numbers go on after them, and where two sources share a stem.
     """
-    table = table.combine_chunks()
-    codes = [_codes(table["source"]), _codes(table["split"], SIDES), _codes(table["modality"], MODALITIES)]
-    together = codes[0] * len(SIDES) + codes[1]
-    used = Counter(name.rsplit("-", 1)[0] for name in taken)
+    source, names = columns.numbers(table["source"])
+    split, modality = columns.codes(table["split"], SIDES), columns.codes(table["modality"], MODALITIES)
+    together = source * len(SIDES) + split
+    used = Counter[str]()  # the next number of each stem: shards without an image leave gaps
+    for name in taken:
+        stem, number = name.removesuffix(".tar").rsplit("-", 1)
+        used[stem] = max(used[stem], int(number) + 1)
     tasks = []
     for value in np.unique(together):
         rows = np.flatnonzero(together == value)
-        source, split = (table[name][int(rows[0])].as_py() for name in ("source", "split"))
-        stem = stem_of(source, split)
+        stem = stem_of(names[source[rows[0]]], SIDES[split[rows[0]]])
         rows = rows[generator(recipe.seed, "shards", stem, used[stem]).permutation(len(rows))]
-        rows = rows[np.argsort(codes[2][rows], kind="stable")]
+        rows = rows[np.argsort(modality[rows], kind="stable")]
         for start in range(0, len(rows), recipe.shard):
             name = f"{stem}-{used[stem]:05d}.tar"
             tasks.append(Task(name, recipe, table, rows[start : start + recipe.shard]))
@@ -170,12 +172,6 @@ def _restore(corpus: Corpus, recipe: CorpusRecipe, engine: Engine | None) -> Non
     rows = {n: np.flatnonzero(index["shard"].to_numpy() == n) for n in lost}
     shards = {n: corpus.shards[n] for n in lost}
     _make([Task(shards[n]["name"], recipe, table, rows[n], shards[n]["sha256"]) for n in lost], recipe, engine)
-
-
-def _codes(column: pa.ChunkedArray, order: Sequence[str] | None = None) -> np.ndarray:
-    """int64 [n]: each value's place in `order`, or in the order of first appearance."""
-    values = pa.array(order, pa.string()) if order else pc.unique(column)
-    return np.asarray(pc.index_in(column, value_set=values), np.int64)
 
 
 def _check_folder(folder: Path) -> None:

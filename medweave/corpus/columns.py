@@ -13,9 +13,7 @@ from medweave.corpus.sample import State
 
 def numbers(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     """(codes int64 [n] into names, -1 for null; names in order of first appearance)."""
-    coded = pc.dictionary_encode(column.combine_chunks())
-    if isinstance(coded, pa.ChunkedArray):
-        coded = coded.combine_chunks()
+    coded = pc.dictionary_encode(column).unify_dictionaries().combine_chunks()
     return coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64), coded.dictionary.to_pylist()
 
 
@@ -33,13 +31,17 @@ def flat(findings: pa.Array) -> tuple[np.ndarray, pa.Array, pa.Array]:
 
 
 def labels(table: pa.Table, state: State | None = None) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """(row int64 [m], finding int64 [m] into names, names) of all labels, or of those in one state."""
-    rows, name, states = flat(table["findings"].combine_chunks())
-    finding, names = numbers(pa.chunked_array([name]))
-    if state is None:
-        return rows, finding, names
-    some = pc.equal(states, str(state)).to_numpy(zero_copy_only=False)
-    return rows[some], finding[some], names
+    """(row int64 [m], finding int64 [m] into names, names of all) of all labels, or of those in one state."""
+    rows, found, wanted, first = [np.empty(0, np.int64)], [], [np.empty(0, bool)], 0
+    for findings in table["findings"].chunks:  # joined, the names of millions of rows are beyond what a column holds
+        row, name, states = flat(findings)
+        rows.append(row + first)
+        found.append(name)
+        wanted.append(pc.equal(states, str(state)).to_numpy(zero_copy_only=False))
+        first += len(findings)
+    finding, names = numbers(pa.chunked_array(found, pa.string()))
+    some = slice(None) if state is None else np.concatenate(wanted)
+    return np.concatenate(rows)[some], finding[some], names
 
 
 def dense(values: np.ndarray) -> np.ndarray:
@@ -75,3 +77,17 @@ def replaced(table: pa.Table, **columns: pa.Array) -> pa.Table:
         place = table.column_names.index(name)
         table = table.set_column(place, table.schema.field(name), values)
     return table
+
+
+def taken(table: pa.Table, rows: np.ndarray) -> pa.Table:
+    """Some rows in their order, chunk by chunk: taking from a chunked table would first join all of it."""
+    batches = table.to_batches()
+    ends = np.cumsum([len(batch) for batch in batches])
+    chunk = np.searchsorted(ends, rows, side="right")
+    parts, places = [table.schema.empty_table()], []
+    for number in np.unique(chunk):
+        places.append(np.flatnonzero(chunk == number))
+        inside = rows[places[-1]] - (ends[number] - len(batches[number]))
+        parts.append(pa.Table.from_batches([batches[number].take(pa.array(inside))]))
+    order = np.argsort(np.concatenate([np.empty(0, np.int64), *places]))
+    return pa.concat_tables(parts).combine_chunks().take(pa.array(order))

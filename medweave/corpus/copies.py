@@ -46,8 +46,8 @@ def find_copies(table: pa.Table, old: int, sources: Sequence[Any], recipe: Corpu
     if not len(searched):
         return Copies({}, np.empty((0, 2), np.int64), None)
     before, new = searched[searched < old], searched[searched >= old]
-    items = firstpass.items(table.take(pa.array(new)), sources, recipe)
-    ids = table["id"].take(pa.array(before)).to_pylist()
+    items = firstpass.items(columns.taken(table.select(["id", "recipe", "place"]), new), sources, recipe)
+    ids = columns.taken(table.select(["id"]), before)["id"].to_pylist()
     prints = firstpass.fingerprints(recipe.path / "fingerprints", items, ids, recipe)
     _tell_of_lost(prints, len(new))
     rows = np.concatenate([new, before])

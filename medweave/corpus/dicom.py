@@ -157,7 +157,7 @@ def _colour(values: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
 
 def _grey(values: np.ndarray, dataset: pydicom.Dataset, index: int, window: tuple[float, float] | None) -> np.ndarray:
     """Stored values -> what is displayed, uint8 of the same shape."""
-    if dataset.BitsStored < 8:
+    if dataset.get("BitsStored", 32) < 8:  # floating-point pixels have none
         values = values.astype(np.uint16)  # few greys: stretched like deep ones, not taken for finished 8 bits
     values = apply_modality_lut(values, _group(dataset, index, "PixelValueTransformationSequence"))
     voi = _group(dataset, index, "FrameVOILUTSequence")

@@ -1,7 +1,7 @@
 """The first pass over all images: sha256 and fingerprint of each, kept beside the corpus so that it is made only once.
 
-On disk, in CORPUS/fingerprints: `thumbs.u8` (raw, 64 x 64 grey bytes a picture) and `prints.parquet` (its other facts,
-row by row). Both only grow; deleting the folder costs the time to make it again. n pictures.
+On disk, in CORPUS/fingerprints: `thumbs.u8` (raw, 64 x 64 grey bytes a picture) and `prints-00000.parquet` and so on
+(its other facts, row by row). They only grow; deleting the folder costs the time to make it again. n pictures.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from medweave.cores import cores
 from medweave.corpus import images
 from medweave.corpus.fingerprint import hashes
 from medweave.corpus.limits import BadImage, check_bytes, check_shape
+from medweave.corpus.listing import fetched
 from medweave.corpus.near import SIDE
 from medweave.corpus.recipe import CorpusRecipe
 from medweave.progress import track
@@ -97,11 +98,12 @@ def fingerprints(folder: Path, wanted: Sequence[Item], old: Sequence[str], recip
     Raises UserError for a full disk, and for a second pass into the same folder.
     """
     with files.only_writer(folder):
-        table = _load(folder)
-        known = set(table["key"].to_pylist())
+        parts = _load(folder)
+        known = {key for part in parts for key in part["key"].to_pylist()}
         todo = [item for item in wanted if item.key not in known]
         for batch in _batches(_made(todo, recipe), SAVE_EVERY):
-            table = _append(folder, table, batch)
+            parts.append(_append(folder, parts, batch))
+    table = pa.concat_tables([SCHEMA.empty_table(), *parts])
     by_key = {key: row for row, key in enumerate(table["key"].to_pylist())}
     by_id = {name: row for row, name in enumerate(table["id"].to_pylist())} if old else {}
     row = np.array([by_key[i.key] for i in wanted] + [by_id.get(name, -1) for name in old], np.int64)
@@ -153,9 +155,7 @@ def print_of(item: Item, recipe: CorpusRecipe) -> Print:
     """Read one picture and fingerprint it; one that cannot be read gets its reason."""
     data: Any = b""
     try:
-        if hasattr(item.source, "stat"):
-            check_bytes(item.source.stat(item.place)[0] or 1, recipe.limits)
-        data = item.source.image(item.place)
+        data = fetched(item.source, item.place, recipe.limits)
         thumb, reason, remedy = thumbnail(data, recipe), None, None
     except BadImage as error:
         thumb, reason, remedy = np.zeros((SIDE, SIDE), np.uint8), error.reason, error.remedy
@@ -186,20 +186,34 @@ def _quick(data: bytes, recipe: CorpusRecipe) -> np.ndarray | None:
         return None
 
 
-def _load(folder: Path) -> pa.Table:
-    """What the folder holds; a folder with a broken table is begun anew."""
-    path = folder / "prints.parquet"
+def _load(folder: Path) -> list[pa.Table]:
+    """The parts that the folder holds, up to a broken one; what lies behind it is removed, to be made anew."""
+    parts: list[pa.Table] = []
     thumbs = folder / "thumbs.u8"
+    pictures = thumbs.stat().st_size // PICTURE if thumbs.exists() else 0
+    while (part := _read_part(folder, len(parts))) is not None and len(part) <= pictures:
+        parts.append(part)
+        pictures -= len(part)
+    for path in folder.glob("prints-*.parquet"):
+        if path not in [_part(folder, number) for number in range(len(parts))]:
+            path.unlink()
+    return parts
+
+
+def _part(folder: Path, number: int) -> Path:
+    return folder / f"prints-{number:05d}.parquet"
+
+
+def _read_part(folder: Path, number: int) -> pa.Table | None:
     try:
-        table = pq.read_table(path) if path.exists() and thumbs.exists() else SCHEMA.empty_table()
+        table = pq.read_table(_part(folder, number))
     except (pa.ArrowException, OSError):
-        table = SCHEMA.empty_table()
-    whole = table.schema == SCHEMA and (not len(table) or thumbs.stat().st_size >= len(table) * PICTURE)
-    return table if whole else SCHEMA.empty_table()
+        return None
+    return table if table.schema == SCHEMA else None
 
 
-def _append(folder: Path, table: pa.Table, batch: list[tuple[Item, Print]]) -> pa.Table:
-    """The table with the batch below it, saved: first the thumbnails, then the table that counts them.
+def _append(folder: Path, parts: Sequence[pa.Table], batch: list[tuple[Item, Print]]) -> pa.Table:
+    """The batch as the part after `parts`, saved: first the thumbnails, then the table that counts them.
 
     Raises UserError when the disk is full.
     """
@@ -216,11 +230,11 @@ def _append(folder: Path, table: pa.Table, batch: list[tuple[Item, Print]]) -> p
         }
         for number, (item, result) in enumerate(batch)
     ]
-    longer = pa.concat_tables([table, pa.Table.from_pylist(rows, SCHEMA)])
-    with files.whole_file(folder / "prints.parquet") as draft:
-        _write_thumbs(folder / "thumbs.u8", len(table), [result.thumb for _, result in batch])
-        pq.write_table(longer, draft)
-    return longer
+    part = pa.Table.from_pylist(rows, SCHEMA)
+    with files.whole_file(_part(folder, len(parts))) as draft:
+        _write_thumbs(folder / "thumbs.u8", sum(map(len, parts)), [result.thumb for _, result in batch])
+        pq.write_table(part, draft)
+    return part
 
 
 def _write_thumbs(path: Path, first: int, thumbs: Sequence[np.ndarray]) -> None:

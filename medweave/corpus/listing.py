@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from medweave.corpus.licences import licence_class
-from medweave.corpus.recipe import CorpusRecipe, SourceRecipe
+from medweave.corpus.limits import check_bytes
+from medweave.corpus.recipe import CorpusRecipe, LimitsRecipe, SourceRecipe
 from medweave.corpus.sample import LICENCE_CLASSES, Sample, State
 from medweave.corpus.shards import PLANNED
 from medweave.corpus.vocabulary import Vocabulary, plain
@@ -72,6 +73,13 @@ def open_source(recipe: SourceRecipe) -> Any:
     return kind_of("medweave.corpus.sources", recipe.kind, "Source")(recipe)
 
 
+def fetched(source: Any, place: str, limits: LimitsRecipe) -> Any:
+    """An image as its source gives it. Raises BadImage for one that is too large, before it is read."""
+    if hasattr(source, "stat"):
+        check_bytes(source.stat(place)[0] or 1, limits)
+    return source.image(place)
+
+
 def list_samples(recipe: CorpusRecipe, sources: Iterable[Any], vocabulary: Vocabulary) -> Listing:
     """Everything that the sources offer and the recipe accepts.
 
@@ -97,7 +105,10 @@ def _rows(
         for sample in source.samples():
             names.add(sample.source)
             licence = sample.licence_class if sample.licence_class != "unknown" else licence_class(sample.licence)
-            if not accepted & {licence, sample.source}:
+            if not _is_utf8(sample.id + sample.place + sample.source):
+                name = sample.id.encode(errors="backslashreplace").decode()
+                listing.skipped.append(Skipped(name, str(number), "a name that is not UTF-8", "rename the file"))
+            elif not accepted & {licence, sample.source}:
                 listing.refused[Refused(sample.source, licence, sample.licence)] += 1
             elif sample.id in ids:
                 remedy = "give each row its own columns.id, or take it off the manifest"
@@ -106,6 +117,11 @@ def _rows(
                 ids.add(sample.id)
                 findings = _canonical(sample, vocabulary, listing.unmapped)
                 yield _row(sample, licence, findings, number)
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether a name of a file was read as text; the bytes of another one stand in it as surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _row(sample: Sample, licence: str, findings: dict[str, State], number: int) -> dict[str, Any]:

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from medweave.corpus import images, records
+from medweave.corpus import columns, images, records
 from medweave.corpus.captions.bank import Bank
 from medweave.corpus.captions.pick import pick
 from medweave.corpus.fingerprint import hashes, thumbnail
 from medweave.corpus.limits import BadImage
-from medweave.corpus.listing import open_source
+from medweave.corpus.listing import fetched, open_source
 from medweave.corpus.own import bank_files
 from medweave.corpus.recipe import CorpusRecipe
 from medweave.corpus.shards import PLANNED, Item, bytes_of, fields_of, write_shard
@@ -45,17 +45,8 @@ class Task:
         return Task, (self.name, self.recipe, own, np.arange(len(own)), self.expected)
 
     def own_rows(self) -> pa.Table:
-        """The rows in their order. Chunk by chunk, as taking from a chunked table would first join all of it."""
-        batches = self.plan.to_batches()
-        ends = np.cumsum([len(batch) for batch in batches])
-        chunk = np.searchsorted(ends, self.rows, side="right")
-        parts, places = [self.plan.schema.empty_table()], []
-        for number in np.unique(chunk):
-            places.append(np.flatnonzero(chunk == number))
-            inside = self.rows[places[-1]] - (ends[number] - len(batches[number]))
-            parts.append(pa.Table.from_batches([batches[number].take(pa.array(inside))]))
-        order = np.argsort(np.concatenate([np.empty(0, np.int64), *places]))
-        return pa.concat_tables(parts).combine_chunks().take(pa.array(order))
+        """The rows in their order."""
+        return columns.taken(self.plan, self.rows)
 
 
 class Cost(NamedTuple):
@@ -122,7 +113,8 @@ def _pictures(
     sources = {number: open_source(recipe.sources[number]) for number in {row["recipe"] for row in rows}}
     for row in rows:
         try:
-            picture = images.prepare(sources[row["recipe"]].image(row["place"]), recipe.limits, recipe.image)
+            data = fetched(sources[row["recipe"]], row["place"], recipe.limits)
+            picture = images.prepare(data, recipe.limits, recipe.image)
             small = picture.small
             if small is None:
                 small = images.decode(picture.data, images.SMALL, limits=recipe.limits)

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.ndimage import binary_erosion, gaussian_filter
 
 from medweave.corpus.fingerprint import TURNS, distance
+from medweave.progress import track
 
 SIDE = 64
 PARTS, PART_BITS = 4, 16
@@ -36,9 +37,10 @@ def near_pairs(eight: np.ndarray, thumbs: Thumbs, bits: np.ndarray, least: np.nd
     bits, least: [n], the largest distance and the least correlation that count for each picture; of the two in a pair
     the stricter holds.
     """
+    blocks = track(candidates(eight, bits), f"near-duplicates, {BLOCK} images at a time", -(-len(eight) // BLOCK))
     found = [
         pairs[_proved(thumbs, pairs, turns, np.maximum(least[pairs[:, 0]], least[pairs[:, 1]]))]
-        for pairs, turns in candidates(eight, bits)
+        for pairs, turns in blocks
     ]
     return np.unique(np.concatenate([np.empty((0, 2), np.int64), *found]), axis=0)
 

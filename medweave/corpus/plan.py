@@ -25,9 +25,12 @@ from medweave.corpus.recipe import SIDES, CorpusRecipe
 from medweave.corpus.sample import Sample, State, somebody
 from medweave.corpus.vocabulary import Vocabulary, load
 from medweave.errors import RequestError
+from medweave.progress import say
 
 FEW_GROUPS = 3
 SHOWN = 10  # largest groups
+STORED = ["findings", "texts", "patient"]  # what a source may tell otherwise of images that are in the corpus
+COMPARED = 65_536  # images at once
 
 
 class Group(NamedTuple):
@@ -91,7 +94,9 @@ def make_plan(recipe: CorpusRecipe, existing: pa.Table | None = None, folds: pa.
     vocabulary = load(recipe.findings)
     listing = listed(recipe, sources, vocabulary)
     old = SCHEMA.empty_table() if existing is None else _as_plan(existing)
-    new = listing.table.filter(pc.invert(pc.is_in(listing.table["id"], value_set=old["id"].combine_chunks())))
+    at = pc.index_in(listing.table["id"], value_set=old["id"].combine_chunks())
+    _tell_of_changes(listing.table, old, at)
+    new = listing.table.filter(pc.is_null(at))
     rows = _Rows(pa.concat_tables([old, new]), len(old), listing.skipped)
 
     copies = find_copies(rows.table, rows.old, sources, recipe)
@@ -102,9 +107,10 @@ def make_plan(recipe: CorpusRecipe, existing: pa.Table | None = None, folds: pa.
     groups.check(rows.table, recipe)
     parts = sides.parts_of(rows.table, folds)
     fixed, reasons = sides.settled(rows.table, rows.old, groups.group, parts)
-    kept = rows.kept(reasons)
-    rows.leave_out(reasons)
-    groups, fixed, parts = groups.of_rows(kept), fixed[kept], parts[kept]
+    if reasons:  # what they tied together falls apart again
+        parts, pairs = parts[rows.kept(reasons)], rows.leave_out(reasons, pairs)
+        groups = _Groups.of(rows.table, rows.old, pairs)
+        fixed, _ = sides.settled(rows.table, rows.old, groups.group, parts)
     side = sides.dealt(rows.table, groups.group, groups.names, fixed, recipe)
 
     rows.table = columns.replaced(
@@ -171,6 +177,26 @@ def _as_plan(index: pa.Table) -> pa.Table:
     )
 
 
+def _tell_of_changes(listing: pa.Table, old: pa.Table, at: pa.ChunkedArray) -> None:
+    """One line for images of the corpus that their source tells otherwise by now. at: places in `old`, or null."""
+    changed = 0
+    known = listing.select(STORED).filter(pc.is_valid(at))
+    places = at.drop_null().to_numpy()
+    for start in range(0, len(known), COMPARED):
+        some = columns.taken(old.select(STORED), places[start : start + COMPARED])
+        pairs = zip(some.to_pylist(), known.slice(start, COMPARED).to_pylist(), strict=True)
+        changed += sum(_sorted(before) != _sorted(now) for before, now in pairs)
+    if changed:
+        say(
+            f"WARNING: {changed:,} images of the corpus have other findings, texts or patients in their source by now. "
+            "What is stored stays: correct findings by an overlay (docs/corpus.md), or build into a new path"
+        )
+
+
+def _sorted(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"findings": sorted(row["findings"], key=lambda finding: finding["name"])}
+
+
 def _nothing_left(listing: Listing) -> RequestError:
     refused = sum(listing.refused.values())
     classes = ", ".join(sorted({item.licence_class for item in listing.refused}))
@@ -234,10 +260,6 @@ class _Groups:
         names[group[descending]] = ids[descending]
         names[group[:old]] = table["group"].slice(0, old).to_pylist()
         return cls(group, names, person)
-
-    def of_rows(self, kept: np.ndarray) -> _Groups:
-        """The same groups with some rows left out. kept: bool [n]."""
-        return _Groups(self.group[kept], self.names, self.person[kept])
 
     def check(self, table: pa.Table, recipe: CorpusRecipe) -> None:
         """Raises RequestError when near-duplicates chain too much of one source together."""

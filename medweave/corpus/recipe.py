@@ -66,7 +66,7 @@ class ImageRecipe(Section):
     frame: Literal["middle", "first", "last"] | int = Field(
         "middle", description="which frame of a multi-frame DICOM or TIFF file is the image"
     )
-    window: tuple[float, float] | None = Field(
+    window: tuple[float, Annotated[float, Field(ge=1)]] | None = Field(
         None,
         description="centre and width in HU of the window of CT in DICOM files; None: the file's own. DICOM files of "
         "other modalities always keep their own window or lookup table",
@@ -167,7 +167,7 @@ class CorpusRecipe(Section):
         places: dict[Any, Any] = {}
         found = []
         for source in sources:
-            path = source.get("path", places.get(source.get("kind")))
-            places[source.get("kind")] = path
+            kind = str(source.get("kind"))
+            places[kind] = path = source.get("path", places.get(kind))
             found.append(source if path is None else source | {"path": path})
         return found

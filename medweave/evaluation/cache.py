@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medweave import progress
+from medweave.corpus.limits import pillow_allows
 from medweave.files import hash_of, whole_file
 
 if TYPE_CHECKING:
@@ -137,7 +138,8 @@ class Embedder:
         for start in range(0, len(new), CHUNK):
             keys = new[start : start + CHUNK]
             images = (self.corpus.read(number_of[key]) for key in islice(stream, len(keys)))
-            drawer.add(keys, np.asarray(embed(images, batch=self.batch)))
+            with pillow_allows(self.corpus.limits.pixels):
+                drawer.add(keys, np.asarray(embed(images, batch=self.batch)))
         deque(stream, maxlen=0)
         return drawer.get(sha256)
 

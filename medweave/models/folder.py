@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip.tokenizer import HFTokenizer
-from safetensors.torch import save_file
+from safetensors.torch import save as safetensors_of
 
 from medweave.errors import RequestError, UserError
 from medweave.files import read_json, sync_folder, write_bytes, write_json
@@ -43,7 +43,7 @@ def save(model: DualModel, folder: Path, facts: Mapping[str, Any] | None = None)
     folder, known = folder.resolve(), {**model.facts, **(facts or {})}
     with _whole_folder(folder) as draft:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.clip.state_dict().items()}
-        save_file(state, draft / WEIGHTS)
+        write_bytes(draft / WEIGHTS, safetensors_of(state))  # save_file tells a full disk by an error of its own
         model.architecture.write_parts(draft)
         if isinstance(model.tokenize.tokenizer, HFTokenizer):
             model.tokenize.tokenizer.save_pretrained(str(draft))
@@ -128,11 +128,20 @@ def side_of(architecture: Architecture) -> int:
 
 
 def _placed(facts: Mapping[str, Any], folder: Path, place: Callable[[str, Path], str | None]) -> dict[str, Any]:
-    """The facts with another path of the corpus: what `place` makes of it and the run's folder."""
-    trained_on = facts.get("trained_on") or {}
-    if not trained_on.get("path"):
+    """The facts with other paths of the corpora trained on: what `place` makes of each and the run's folder."""
+    if not facts.get("trained_on"):
         return dict(facts)
-    return {**facts, "trained_on": {**trained_on, "path": place(trained_on["path"], folder.parent)}}
+    return {**facts, "trained_on": _moved(facts["trained_on"], lambda path: place(path, folder.parent))}
+
+
+def _moved(trained_on: Mapping[str, Any], place: Callable[[str], str | None]) -> dict[str, Any]:
+    """A training, and those before it, with other paths."""
+    moved = dict(trained_on)
+    if moved.get("path"):
+        moved["path"] = place(moved["path"])
+    if moved.get("before"):
+        moved["before"] = _moved(moved["before"], place)
+    return moved
 
 
 def _relative(path: str, run: Path) -> str:

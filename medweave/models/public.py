@@ -45,8 +45,9 @@ def model_folder(reference: str) -> Path:
         raise RequestError("this run has no model yet", where=path, todo="the same `medweave train` goes on with it")
     if path.exists():
         raise RequestError(f"no model in this folder (no {CONFIG})", where=path)
-    names = [reference] if reference in cards() else nearest(reference, cards())
-    alike = [f"teacher:{name}" for name in names]
+    names = [reference] if reference in cards() else [] if "/" in reference else nearest(reference, cards())
+    beside = [folder.name for folder in path.parent.iterdir() if folder.is_dir()] if path.parent.is_dir() else []
+    alike = [str(path.parent / name) for name in nearest(path.name, beside)] + [f"teacher:{name}" for name in names]
     todo = f"did you mean {' or '.join(alike)}?" if alike else FOLDERS
     raise RequestError(f"no model {reference!r}", todo=todo)
 

@@ -58,9 +58,7 @@ def captions_of(corpus: Corpus, recipe: CaptionsRecipe, seed: int) -> Captions:
 
 def _built_with(corpus: Corpus) -> dict[str, CaptionShares]:
     """The shares that the corpus was built with, by source."""
-    named = {one["name"]: one["captions"] for one in corpus.facts["recipe"]["sources"] if one["name"]}
-    shares = {**named, **corpus.facts.get("captions", {})}
-    return {source: CaptionShares.model_validate(of) for source, of in shares.items()}
+    return {source: CaptionShares.model_validate(of) for source, of in corpus.facts["captions"].items()}
 
 
 def bank_of(built: Sequence[Path], recipe: CaptionsRecipe) -> Bank:

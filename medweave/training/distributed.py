@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from medweave.errors import RequestError
+
+PATIENCE = timedelta(hours=12)  # while the first process embeds captions or measures teachers, the others wait
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def start() -> Ranks:
     if torch.cuda.is_available():
         torch.cuda.set_device(device)
     if world > 1 and not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     return Ranks(rank, world, torch.device(device))
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from medweave.corpus.limits import BadImage
+from medweave.corpus.limits import BadImage, pillow_allows
 from medweave.corpus.store import Corpus
 from medweave.errors import DamagedError, RequestError
 from medweave.models.preprocess import Preprocess
@@ -141,7 +141,10 @@ def _image_rows(work: Work, numbers: NDArray[np.int64], name: str) -> tuple[Tens
         with torch.autocast(towers.device.type, torch.bfloat16, enabled=towers.bf16):
             rows.append(model.image_features(towers.normalised(pixels.to(towers.device))).float().cpu())
         known.append(read)
-    return torch.cat(rows), torch.cat(known)
+    readable = torch.cat(known)
+    if not readable.all():
+        say(f"{name}: {int((~readable).sum())} of {len(readable)} images cannot be read and are left out")
+    return torch.cat(rows), readable
 
 
 class _Pictures(Dataset[tuple[Tensor, Tensor]]):
@@ -163,7 +166,8 @@ class _Pictures(Dataset[tuple[Tensor, Tensor]]):
 
     def _picture(self, number: int) -> NDArray[np.uint8] | None:
         try:
-            picture: NDArray[np.uint8] = self.preprocess.array(self.corpus.read(number))
+            with pillow_allows(self.corpus.limits.pixels):
+                picture: NDArray[np.uint8] = self.preprocess.array(self.corpus.read(number))
             return picture
         except (DamagedError, BadImage):
             return None

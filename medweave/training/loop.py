@@ -74,6 +74,9 @@ def train(recipe: Recipe) -> Run:
                     _log_validation(work, log)
             if ranks.first:
                 _finish(work)
+    except torch.cuda.OutOfMemoryError as error:
+        todo = "raise train.accumulate, which keeps the whole contrastive batch, or lower train.batch"
+        raise UserError("the GPU's memory is full", where=run.path, todo=todo) from error
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -218,10 +221,12 @@ def _facts(work: Work) -> dict[str, Any]:
     settings, corpus, counts = work.settings, work.data.corpus, work.run.counts
     path = str(corpus.path.resolve() if isinstance(corpus.path, Path) else corpus.path)
     unseen = sorted({stratum.source for stratum in corpus.strata} - set(work.data.mix.sources))
-    trained_on = {"corpus": corpus.hash, "path": path, "part": as_data(settings.data), "leave_out": unseen}
+    part = as_data(settings.data)
+    trained_on: dict[str, Any] = {"corpus": corpus.hash, "path": path, "part": part, "leave_out": unseen}
     inherited, start = work.data.inherited, work.model.facts
     if section(work.recipe, "model").start is not None:
         inherited = continued(inherited, start)
+        trained_on["before"] = start.get("trained_on")
     return {
         "name": work.recipe.name,
         "domains": settings.modalities,

@@ -20,6 +20,7 @@ from medweave.models.recipe import ModelRecipe
 from medweave.recipe import Section, by_kind, load_recipe
 
 OBJECTIVES = "medweave.training.objectives"
+Beta = Annotated[float, Field(ge=0, lt=1)]
 METRICS = ("macro_auroc", "balanced_accuracy")
 
 
@@ -75,7 +76,7 @@ class OptimiserRecipe(Section):
         1.0, gt=0, le=1, description="factor of the learning rate from each block of a tower to the one below it"
     )
     weight_decay: float = Field(0.2, ge=0, description="of all but 1-D parameters, biases, norms and the logit scale")
-    betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's running averages")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.98), description="AdamW's running averages")
     eps: float = Field(1e-6, gt=0, description="AdamW's epsilon")
     warmup: float = Field(0.05, ge=0, description="steps of linear warm-up, or below 1 the share of all steps")
     clip: float | None = Field(1.0, gt=0, description="largest norm of the whole gradient; None: no clipping")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from torch import Tensor
 
 from medweave.corpus.captions.bank import Bank
 from medweave.corpus.known import Known
+from medweave.corpus.limits import BadImage, pillow_allows
 from medweave.corpus.store import Corpus
 from medweave.corpus.views import strata_of
+from medweave.errors import DamagedError
 from medweave.evaluation.parts import ranges_of
 from medweave.evaluation.quick import QuickZeroShot
 from medweave.models.preprocess import Preprocess
@@ -93,10 +96,19 @@ def _decoded(corpus: Corpus, numbers: list[int], preprocess: Preprocess) -> Tens
     pixels = torch.empty(len(numbers), preprocess.size, preprocess.size, 3, dtype=torch.uint8)
     with ThreadPoolExecutor() as threads:
         for start in range(0, len(numbers), CHUNK):
-            files = [corpus.read(number) for number in numbers[start : start + CHUNK]]
-            arrays = np.stack(list(threads.map(preprocess.array, files)))
-            pixels[start : start + CHUNK] = torch.from_numpy(arrays)
+            arrays = threads.map(partial(_picture, corpus, preprocess), numbers[start : start + CHUNK])
+            pixels[start : start + CHUNK] = torch.from_numpy(np.stack(list(arrays)))
     return pixels
+
+
+def _picture(corpus: Corpus, preprocess: Preprocess, number: int) -> NDArray[np.uint8]:
+    """uint8 [s, s, 3]. Raises DamagedError for an image that cannot be read, with its id."""
+    try:
+        with pillow_allows(corpus.limits.pixels):
+            return preprocess.array(corpus.read(number))
+    except (DamagedError, BadImage) as error:
+        todo = "build again to restore its shard, or withdraw the image"
+        raise DamagedError(f"a validation image: {error}", where=corpus.fields(number)["id"], todo=todo) from None
 
 
 def _without_nan(sources: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:

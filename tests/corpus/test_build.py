@@ -25,6 +25,7 @@ from medweave.corpus import shards
 from medweave.corpus.build import build, cut, dry_run, plan_of
 from medweave.corpus.listing import SCHEMA
 from medweave.corpus.make_shard import Cost, Task
+from medweave.corpus.recipe import CaptionShares
 from medweave.corpus.shards import PLANNED
 from medweave.corpus.store import open_corpus
 from medweave.errors import RequestError, UserError
@@ -263,6 +264,60 @@ def test_images_added_to_a_source_get_shards_of_their_own(tmp_path, recipe_of, r
     assert len(set(names)) == len(names) > len(before.shards) and len(corpus) == 58
     assert split_of(before).items() <= split_of(corpus).items()
     corpus.verify()
+
+
+def test_shards_that_came_out_empty_leave_no_name_to_be_taken_again(tmp_path, recipe_of, raw_images):
+    """The images of one modality are missing at first: their shards are dropped, with lower numbers than the others'."""
+    raw = raw_images(tmp_path / "raw", 40)
+    rows = csv.read_csv(raw / "manifest.csv").to_pylist()
+    away = tmp_path / "away"
+    away.mkdir()
+    missing = [row["path"] for row in rows if row["modality"] == "xray"]
+    for name in missing:
+        (raw / name).rename(away / name)
+    recipe = recipe_of(tmp_path / "corpus", raw, shard=4, split={"train": 1, "validation": 0, "test": 0})
+    first = build(recipe)
+    stored = {shard["name"]: shard["sha256"] for shard in first.shards}
+    for name in missing:
+        (away / name).rename(raw / name)
+    both = build(recipe)
+    assert len(both) > len(first)
+    assert stored.items() <= {shard["name"]: shard["sha256"] for shard in both.shards}.items()
+    both.verify()
+    assert [both.fields(number)["id"] for number in range(len(both))] == both.index(["id"])["id"].to_pylist()
+
+
+def test_caption_shares_of_older_sources_are_kept(tmp_path, recipe_of, raw_images):
+    old, new = raw_images(tmp_path / "old", 14, seed=1), raw_images(tmp_path / "new", 14, seed=2)
+    recipe = recipe_of(tmp_path / "corpus", old, new, groups={})  # a first pass: what is broken is not planned again
+    uneven = recipe.sources[0].model_copy(update={"captions": CaptionShares(own=1, bank=0)})
+    build(recipe.model_copy(update={"sources": [uneven]}))
+    corpus = build(recipe.model_copy(update={"sources": [uneven, recipe.sources[1]]}))
+    shares = corpus.facts["captions"]
+    assert shares[old.name] == {"own": 1.0, "bank": 0.0} and shares[new.name] == {"own": 0.5, "bank": 0.5}
+
+
+def test_findings_that_changed_in_the_source_are_told(built, raw, tmp_path, recipe_of, capsys):
+    folder = tmp_path / "edited"
+    shutil.copytree(raw, folder)
+    recipe = recipe_of(tmp_path / "corpus", folder)
+    build(recipe)
+    build(recipe)
+    assert "by now" not in capsys.readouterr().err
+    text = (folder / "manifest.csv").read_text()
+    (folder / "manifest.csv").write_text(text.replace("000.png,normal", "000.png,pneumonia"))
+    build(recipe)
+    assert "1 images of the corpus have other findings" in capsys.readouterr().err
+
+
+def test_a_name_that_is_not_utf_8_is_skipped(tmp_path, recipe_of, raw_images):
+    folder = tmp_path / "bare"
+    raw_images(folder, 10)
+    os.rename(os.fsencode(folder / "000.png"), os.fsencode(folder) + b"/radiograf\xed.png")
+    tree = {"kind": "folder", "path": str(folder), "modality": "xray", "licence": "CC BY 4.0"}
+    corpus = build(recipe_of(tmp_path / "corpus", sources=[tree]))
+    (found,) = [row for row in corpus.skipped().to_pylist() if "UTF-8" in row["reason"]]
+    assert "radiograf" in found["item"] and found["remedy"] == "rename the file"
 
 
 def test_an_append_that_was_killed_leaves_the_old_corpus(built, raw, tmp_path, recipe_of, raw_images, monkeypatch):

@@ -176,6 +176,20 @@ def test_monochrome1_is_inverted() -> None:
     assert np.array_equal(dicom.pixels(made(eight, PhotometricInterpretation="MONOCHROME1"), LIMITS), 255 - eight)
 
 
+@pytest.mark.parametrize("kind", ["Float", "DoubleFloat"])
+def test_floating_point_pixels_are_stretched(kind: str) -> None:
+    values = np.linspace(-1.5, 2.5, 64).reshape(8, 8).astype(np.float32 if kind == "Float" else np.float64)
+    dataset = pydicom.dcmread(io.BytesIO(made(np.zeros((8, 8), np.uint16))))
+    for name in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+        delattr(dataset, name)
+    dataset.BitsAllocated = 8 * values.itemsize
+    setattr(dataset, f"{kind}PixelData", values.tobytes())
+    file = io.BytesIO()
+    dataset.save_as(file)
+    shown = dicom.pixels(file.getvalue(), LIMITS)
+    np.testing.assert_array_equal(shown, np.rint((values + 1.5) * 255 / 4).astype(np.uint8))
+
+
 def test_finished_8_bits_stay_as_they_are() -> None:
     eight = np.arange(50, 178, dtype=np.uint8).reshape(8, 16)
     assert np.array_equal(dicom.pixels(made(eight), LIMITS), eight)

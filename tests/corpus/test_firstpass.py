@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -76,11 +77,24 @@ def test_a_damaged_cache_is_made_again(world, damage):
     if damage == "cut":
         (folder / "thumbs.u8").write_bytes(b"x" * 5000)
     elif damage == "broken":
-        (folder / "prints.parquet").write_bytes(b"nonsense")
+        (folder / "prints-00000.parquet").write_bytes(b"nonsense")
     else:
         (folder / "thumbs.u8").unlink()
     _, again = run(world)
     assert (again.eight == first.eight).all() and (again.thumbs[again.row] == first.thumbs[first.row]).all()
+
+
+def test_a_pass_in_many_parts_is_as_one(world, monkeypatch):
+    names, whole = run(world)
+    shutil.rmtree(world[2].path / "fingerprints")
+    monkeypatch.setattr(firstpass, "SAVE_EVERY", 2)
+    run(world)
+    parts = sorted((world[2].path / "fingerprints").glob("prints-*.parquet"))
+    assert len(parts) == -(-len(names) // 2)
+    parts[1].write_bytes(b"nonsense")  # this part and what lies behind it are made again
+    _, again = run(world)
+    assert again.sha256 == whole.sha256 and (again.eight == whole.eight).all()
+    assert (again.thumbs[again.row] == whole.thumbs[whole.row]).all()
 
 
 def test_two_first_passes_do_not_mix(world):
@@ -88,7 +102,7 @@ def test_two_first_passes_do_not_mix(world):
         run(world)
 
 
-@pytest.mark.parametrize("full", ["thumbs.u8", "prints.parquet"])
+@pytest.mark.parametrize("full", ["thumbs.u8", "prints"])
 def test_a_full_disk_is_one_line_and_loses_nothing(world, monkeypatch, full):
     _, first = run(world)
     picture = Image.new("L", (80, 80), 90)

@@ -330,6 +330,17 @@ def test_new_images_follow_old_ones_and_never_tie_two_sides(folder):
     assert new["two/near"] == new["one/30"] == old[test]
 
 
+def test_a_new_image_that_would_tie_two_folds_stays_outside_and_changes_neither(folder):
+    labelled(folder, 30)
+    first = make_plan(folder.recipe(folds={"count": 3}))
+    old = {row["id"]: (row["fold"], row["inner"]) for row in first.folds.to_pylist()}
+    other = next(int(name.split("/")[1]) for name in old if old[name][0] != old["one/0"][0])
+    folder.add("between.png", picture(1000).rotate(90), patient=folder.rows[other][2])
+    plan = make_plan(folder.recipe(folds={"count": 3}), indexed(first), first.folds)
+    assert [(s.item, s.remedy) for s in plan.skipped] == [("one/between", "nothing to do: it would leak")]
+    assert {row["id"]: (row["fold"], row["inner"]) for row in plan.folds.to_pylist()} == old
+
+
 def test_classes_with_too_few_groups_are_told(folder):
     labelled(folder, 18)
     folder.add("x.png", labels="fibrosis")

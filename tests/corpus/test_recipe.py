@@ -54,3 +54,12 @@ def test_a_source_without_a_path_lies_where_the_one_before_it_lies():
     assert [str(source.path) for source in recipe(sources=sources).sources] == ["a", "a", "c"]
     with pytest.raises(RequestError, match=r"sources.0.*path"):
         recipe(sources=sources[1:])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"image": {"window": [40, 0]}}, r"image\.window\.1"), ({"sources": [{"kind": ["a"]}]}, r"no kind \['a'\]")],
+)
+def test_values_that_mean_nothing_are_refused(change, words):
+    with pytest.raises(RequestError, match=words):
+        recipe(**change)

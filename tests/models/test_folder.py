@@ -1,5 +1,6 @@
 """A saved folder is an open_clip folder: a fresh offline process with stock open_clip gives the same rows."""
 
+import errno
 import json
 import os
 import shutil
@@ -91,6 +92,22 @@ def test_saving_is_the_same_every_time_and_replaces_the_folder_whole(recipe_of, 
     add_facts(folder, {"calibration": 1.5})
     assert open_folder(folder).facts["step"] == 2 and open_folder(folder).facts["calibration"] == 1.5
     assert [f.name for f in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_full_disk_is_an_error_of_the_system_and_leaves_the_old_model(recipe_of, tmp_path):
+    """What `train` turns into one line: safetensors' own writer would raise an error of its own."""
+    folder = tmp_path / "model"
+    dual.save(dual.build(recipe_of()), folder, {"step": 1})
+    code = (
+        "import resource, sys; from medweave.models.folder import open_folder, save; from pathlib import Path\n"
+        "model = open_folder(Path(sys.argv[1])); import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try: save(model, Path(sys.argv[1]), {'step': 2})\n"
+        "except OSError as error: print(error.strerror)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == os.strerror(errno.EFBIG)
+    assert open_folder(folder).facts["step"] == 1
 
 
 def test_facts_change_nothing_else_and_stand_in_a_folder_of_another_maker(recipe_of, tmp_path):

@@ -157,6 +157,7 @@ def test_a_public_tag_is_open_clips_own_model(tiny_arch, tmp_path, monkeypatch, 
     ("reference", "words"),
     [
         ("nowhere/at-all", "no model 'nowhere/at-all'"),
+        ("/nowhere/monet", r"no model '/nowhere/monet': give a run"),
         ("biomedclip", r"did you mean teacher:biomedclip\?"),
         ("open_clip:ViT-B-61/openai", "ViT-B-16"),
         ("open_clip:ViT-B-16", "laion2b_s34b_b88k"),
@@ -189,6 +190,11 @@ def test_the_folder_that_one_stands_in_is_a_reference(encoder, tmp_path, monkeyp
     for reference in ("", " "):
         with pytest.raises(RequestError, match="the name of the model is empty"):
             load(reference)
+
+
+def test_a_folder_of_a_like_name_is_told(encoder, tmp_path):
+    with pytest.raises(RequestError, match=rf"did you mean {tmp_path}/night\?"):
+        load(tmp_path / "nigth")
 
 
 def test_a_folder_without_a_model(tmp_path):

@@ -16,6 +16,7 @@ from medweave.corpus.store import open_corpus
 from medweave.errors import RequestError, UserError
 from medweave.evaluation.parts import numbers_of
 from medweave.models.load import load
+from medweave.training import loop
 from medweave.training.distributed import start
 from medweave.training.loop import train
 from medweave.training.run import Run
@@ -208,6 +209,15 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_afterwards(recipe_of, monke
     monkeypatch.undo()
     assert [path.name for path in Run(recipe.train.run).checkpoints.glob("step*")] == ["step-000000004.pt"]
     assert train(recipe).finished
+
+
+def test_a_gpu_that_is_full_is_one_line(recipe_of, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(loop, "backward", full)
+    with pytest.raises(UserError, match=r"the GPU's memory is full .*train\.accumulate"):
+        train(recipe_of())
 
 
 def test_an_unreadable_image_costs_no_run_and_is_counted(recipe_of, monkeypatch):

@@ -42,6 +42,9 @@ def test_every_mistake_is_listed(tmp_path):
         ({"soup": {}}, "set keep to last"),
         ({"data": {"held_out": False}}, "nothing to choose the best weights by: set keep to last"),
         ({"soup": {"branches": 2}, "keep": "last"}, "do not divide 3 steps"),
+        ({"optimiser": {"betas": [0.9, 1.5]}}, "betas.1"),
+        ({"augment": {"area": [1.0, 0.5]}}, "least share first"),
+        ({"augment": {"area": [0.0, 0.5]}}, "area.0"),
     ],
 )
 def test_what_contradicts_itself_is_refused(change, reason):

@@ -1,7 +1,10 @@
+import re
+
 import numpy as np
 import pytest
 
 from medweave.corpus.store import open_corpus
+from medweave.errors import DamagedError
 from medweave.evaluation.parts import numbers_of
 from medweave.evaluation.quick import quick_zero_shot
 from medweave.models.encoder import Encoder
@@ -41,6 +44,15 @@ def test_validation_images_are_no_training_images(work_of, corpus_recipe):
     groups = open_corpus(corpus_recipe.path).index(["group"])["group"].to_pylist()
     tested = numbers_of(work.data.corpus, work.settings.data, "test")
     assert not {groups[n] for n in trained} & {groups[n] for n in tested}
+
+
+def test_a_damaged_validation_image_is_named(work_of, monkeypatch):
+    corpus = work_of().data.corpus
+    (number, *_) = numbers_of(corpus, work_of().settings.data, "validation").tolist()
+    name, read = corpus.fields(number)["id"], type(corpus).read
+    monkeypatch.setattr(type(corpus), "read", lambda self, n: b"damaged" if n == number else read(self, n))
+    with pytest.raises(DamagedError, match=rf"a validation image: .*\({re.escape(name)}\): build again"):
+        work_of()
 
 
 def test_without_validation_images_it_is_empty(work_of, capfd):

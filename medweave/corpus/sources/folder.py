@@ -32,6 +32,7 @@ from medweave.corpus.vocabulary import plain
 from medweave.errors import RequestError, mistakes, nearest, unknown_name
 from medweave.progress import say
 
+NOT_BELOW = re.compile("^[A-Za-z]:/|^[A-Za-z][A-Za-z0-9+.-]*://|\0")  # a drive, an address, no name of a file
 RISING = [State.ABSENT, State.UNCERTAIN, State.PRESENT]  # of two columns of one label, the later state holds
 
 
@@ -186,7 +187,7 @@ class Source:
         """The image's path below the folder, with forward slashes."""
         own = (self.recipe.columns.path_in(row) if self.manifest else str(row["path"])).replace("\\", "/")
         place = os.path.normpath(own) if own else ""
-        if not place or place.startswith(("/", "..")) or place == "." or ":" in place.split("/")[0]:
+        if not place or place.startswith(("/", "..")) or place == "." or NOT_BELOW.search(own):
             what = f"row {number}: the path {own!r} is not inside the folder" if own else f"row {number}: no path"
             raise RequestError(what, where=self.manifest, todo="paths are relative to the folder and stay in it")
         return place

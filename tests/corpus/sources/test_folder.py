@@ -195,12 +195,17 @@ def test_ids_are_unique_where_files_differ_in_their_suffix(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", ["../secret.jpg", "/etc/passwd", "a/../../x.jpg", "C:\\x.jpg", "..\\x.jpg", "\\\\host\\x", "", ".."]
+    "path", ["../secret.jpg", "/etc/passwd", "a/../../x.jpg", "C:\\x.jpg", "..\\x.jpg", "\\\\host\\x", "s3://a/b", "a\0b", "", ".."]
 )
 def test_a_path_outside_the_folder_is_refused(tmp_path, path):
     write(tmp_path, [[path]], ["path"])
     with pytest.raises(RequestError, match=r"row 1: (the path .* is not inside the folder|no path)"):
         samples(tmp_path, columns={}, modality="ct")
+
+
+def test_a_colon_in_a_name_is_a_letter_like_others(tmp_path):
+    write(tmp_path, [["scan 10:30.jpg"], ["a/b:c.jpg"]], ["path"])
+    assert [s.place for s in samples(tmp_path, columns={}, modality="ct")] == ["scan 10:30.jpg", "a/b:c.jpg"]
 
 
 def test_a_link_out_of_the_folder_is_not_read(tmp_path):
