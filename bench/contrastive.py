@@ -27,9 +27,10 @@ def loss_of(form: str, size: int):
         from open_clip.loss import ClipLoss
 
         return ClipLoss()
+    from medweave.corpus.known import LabelSet
     from medweave.training.objective import Embeddings
     from medweave.training.objectives.contrastive import softmax_loss
-    from medweave.training.positives import LabelSet, positives_of
+    from medweave.training.positives import positives_of
 
     positives = None
     if form != "ours":

@@ -1,6 +1,8 @@
 """Stored rows: bytes, reading against per-sample files in MMKD-CLIP's layout, and the memory of making them.
 
 Nine teachers have one layout, so one is stored and counted nine times. Rows are 512 wide, a corpus has shards of 1,000.
+Its shards are one under many names, and what is judged of them repeats: covered.parquet takes up to a byte a sample and
+teacher more where it does not.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ import numpy as np
 TEACHERS, WIDTH, SHARD = 9, 512, 1000
 BYTES = TEACHERS * 2 * WIDTH * 2 + 64
 KEPT, BATCH, STEPS, READ_BY = 6, 64, 40, 20.0  # teachers of a sample in the reference's files; batches read
-FEW, MANY, MEMORY = 2_000, 200_000, 1.2
+FEW, SOME, MANY, MEMORY = 2_000, 20_000, 200_000, 1.2
 
 
 def write_corpus(folder: Path, samples: int) -> None:
-    """A corpus of small images with one text each. All its shards are one tar under many names."""
+    """A corpus of small images with a text of its own each. All its shards are one tar under many names."""
     import io
 
     from PIL import Image
@@ -33,8 +35,10 @@ def write_corpus(folder: Path, samples: int) -> None:
 
     file = io.BytesIO()
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(file, "JPEG")
-    row = dict.fromkeys(PLANNED.names) | {"findings": [], "texts": [{"kind": "caption", "text": "A small picture."}]}
-    items = (Item(row | {"id": f"s/{n}"}, "A caption.", file.getvalue(), "jpg", 8, 8, 0) for n in range(SHARD))
+    row = dict.fromkeys(PLANNED.names) | {"findings": []}
+    texts = ([{"kind": "caption", "text": f"Small picture {n}."}] for n in range(SHARD))
+    rows = (row | {"id": f"s/{n}", "texts": text} for n, text in enumerate(texts))
+    items = (Item(row, "A caption.", file.getvalue(), "jpg", 8, 8, 0) for row in rows)
     shard = write_shard(folder / "shards" / "0.tar", items)
     names = [f"{number:05d}.tar" for number in range(samples // SHARD)]
     for name in names:
@@ -48,6 +52,7 @@ def write_corpus(folder: Path, samples: int) -> None:
     strata = [{"source": "s", "split": "train", "modality": "ct", "samples": samples}]
     facts: dict[str, Any] = {"format": FORMAT, "hash": "none", "samples": samples, "strata": strata, "banks": {}}
     facts["shards"] = [{"name": name} | entry for name in names]
+    facts["recipe"] = {"limits": {}}
     (folder / "corpus.json").write_text(json.dumps(facts))
 
 
@@ -97,6 +102,15 @@ def make(folder: Path, dtype: str) -> None:
     print(int(status.split("VmHWM:")[1].split()[0]) * 1024)
 
 
+def judge(folder: Path, dtype: str) -> None:
+    """Write covered.parquet of the rows of a corpus."""
+    from medweave.corpus.store import open_corpus
+    from medweave.features.coverage import cover
+    from medweave.features.store import open_features
+
+    cover(open_features(open_corpus(folder), dtype))
+
+
 def in_fresh_process(folder: Path, dtype: str) -> int:
     """Peak memory of an extraction, bytes."""
     command = [sys.executable, __file__, str(folder), dtype]
@@ -104,7 +118,7 @@ def in_fresh_process(folder: Path, dtype: str) -> int:
 
 
 def bytes_a_sample(folder: Path, dtype: str, samples: int) -> float:
-    """What nine teachers take: rows, lengths of texts and the stamp."""
+    """What nine teachers take: rows, lengths of texts, the stamp and what each sample is trusted for."""
     files = (folder / "features" / dtype).glob("[!.]*")
     return TEACHERS * sum(file.stat().st_size for file in files) / samples
 
@@ -166,17 +180,20 @@ def row(name: str, ratio: float, bar: float | None, detail: str, *, least: bool 
 
 def rows() -> list[dict]:
     with tempfile.TemporaryDirectory() as work:
-        few, many, reference = (Path(work) / name for name in ("few", "many", "reference"))
-        write_corpus(few, FEW)
-        write_corpus(many, MANY)
+        few, some, many, reference = (Path(work) / name for name in ("few", "some", "many", "reference"))
+        for folder, samples in ((few, FEW), (some, SOME), (many, MANY)):
+            write_corpus(folder, samples)
         peaks = {folder: in_fresh_process(folder, "float16") for folder in (few, many)}
         in_fresh_process(few, "int8")
-        half, byte = (bytes_a_sample(few, dtype, FEW) for dtype in ("float16", "int8"))
+        for dtype in ("float16", "int8"):
+            in_fresh_process(some, dtype)
+            judge(some, dtype)
+        half, byte = (bytes_a_sample(some, dtype, SOME) for dtype in ("float16", "int8"))
         write_reference(reference, 512)
         times = {dtype: reading(few, reference, dtype, 512) for dtype in ("float16", "int8")}
         times["cold"] = reading(many, reference, "float16", 512)
     cosine = cosine_of_eight_bits()
-    detail = f"{half:,.0f} bytes against {BYTES:,}; image and one text, with lengths and stamp"
+    detail = f"{half:,.0f} bytes against {BYTES:,}; image and one text, with lengths, stamp and coverage"
     read = {dtype: f"{1e3 * t['ours']:.2f} ms against {1e3 * t['other']:.1f} ms" for dtype, t in times.items()}
     what = f"reading {BATCH} samples of {KEPT} teachers"
     return [

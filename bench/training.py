@@ -84,18 +84,18 @@ def whole_loop(work: Any) -> Callable[[], float]:
     """A function to seconds a step of the whole loop of a prepared run."""
     from medweave.training.kept import learn
     from medweave.training.loader import batches
-    from medweave.training.loop import _step
+    from medweave.training.loop import one_step
 
     learn(work)
     shares = batches(work.loader, 0, work.settings.total_steps, 1, pin=False)
 
     def whole() -> float:
         for _ in range(2):  # what was made ready while the other side ran is used up
-            _step(work, next(shares)[0])
+            one_step(work, next(shares)[0])
         start = time.perf_counter()
         for _ in range(STEPS):
             share, _ = next(shares)
-            made = _step(work, share)
+            made = one_step(work, share)
             work.counts.add(share)
             work.step += 1
         made.losses["contrastive"].item()
@@ -137,7 +137,7 @@ def padding(corpus: dict[str, Any]) -> dict[str, float]:
 
     from medweave.training.kept import learn
     from medweave.training.loader import Bucket
-    from medweave.training.loop import _step
+    from medweave.training.loop import one_step
 
     work = work_of(corpus, frozen=False, own=0.5, context=CONTEXT)
     learn(work)
@@ -152,7 +152,7 @@ def padding(corpus: dict[str, Any]) -> dict[str, float]:
         def run() -> float:
             start = time.perf_counter()
             for share in of:
-                _step(work, share)
+                one_step(work, share)
             return (time.perf_counter() - start) / len(of)
 
         return run

@@ -1,7 +1,7 @@
 """Medweave: medical images, their text and the knowledge of many models, woven into one image-text model.
 
-The front door has the same words as the command line: build, open_corpus, train, load, evaluate, compare. Each is
-imported when it is first used, so that `import medweave` costs nothing.
+The front door has the same words as the command line: build, open_corpus, train, load, evaluate, pool, compare. Each
+is imported when it is first used, so that `import medweave` costs nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from medweave.corpus.store import open_corpus as open_corpus
     from medweave.evaluation.compare import compare as compare
     from medweave.evaluation.evaluate import evaluate as evaluate
+    from medweave.evaluation.pool import pool as pool
     from medweave.models.load import load as load
     from medweave.training.recipe import Recipe
     from medweave.training.recipe import read as read_recipe
@@ -32,11 +33,12 @@ _HOMES = {
     "open_corpus": ("medweave.corpus.store", "open_corpus"),
     "load": ("medweave.models.load", "load"),
     "evaluate": ("medweave.evaluation.evaluate", "evaluate"),
+    "pool": ("medweave.evaluation.pool", "pool"),
     "compare": ("medweave.evaluation.compare", "compare"),
     "read_recipe": ("medweave.training.recipe", "read"),
 }
 
-__all__ = ["build", "compare", "evaluate", "load", "open_corpus", "read_recipe", "train"]
+__all__ = ["build", "compare", "evaluate", "load", "open_corpus", "pool", "read_recipe", "train"]
 
 
 def build(recipe: Recipe | CorpusRecipe | Path | str, engine: Literal["local", "ray"] | None = None) -> Corpus:

@@ -98,7 +98,7 @@ def preview(
     seed: Annotated[int, typer.Option(help="seed of the choice")] = 0,
 ) -> None:
     """A contact sheet of a corpus with captions, as one HTML page."""
-    from medweave.corpus.preview import preview as write_preview
+    from medweave.reports.preview import preview as write_preview
 
     print(write_preview(corpus, out, count, seed))
 
@@ -165,7 +165,14 @@ def train(recipe: RecipePath, overrides: Overrides = None) -> None:
 @app.command()
 def evaluate(
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help=MODELS)] = None,
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="evaluate.a.b=c",
+            help="values that replace those of the run's recipe, or the defaults for a model without one",
+            show_default=False,
+        ),
+    ] = None,
     benchmark: Annotated[list[str] | None, typer.Option(help="benchmark by name or path; may be repeated")] = None,
     corpus: Annotated[str | None, typer.Option(help="folder or URL of the corpus to test on")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of results; MODEL/evaluations if MODEL is a folder")] = None,
@@ -174,8 +181,7 @@ def evaluate(
 ) -> None:
     """Model and benchmarks to results: metrics with intervals, predictions, a report."""
     from medweave.evaluation.benchmark import listing
-    from medweave.evaluation.evaluate import evaluate as evaluate_model
-    from medweave.evaluation.evaluate import recipe_of
+    from medweave.evaluation.evaluate import evaluated, recipe_of
 
     if list_all:
         print(listing())
@@ -185,11 +191,32 @@ def evaluate(
     from medweave.reports.run import write_evaluation
 
     recipe = recipe_of(Path(model), overrides or ())
-    results = evaluate_model(model, benchmark, corpus, out, recipe)
+    results, tested = evaluated(model, benchmark, corpus, out, recipe)
     print(json.dumps(results.as_data(), indent=2) if as_json else results.text(), flush=True)
-    page = write_evaluation(results, corpus, Path(model) if Path(model).is_dir() else None)
+    page = write_evaluation(results, tested, Path(model) if Path(model).is_dir() else None)
     if page is not None:
         say(f"report: {page}")
+    if results.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def pool(
+    folds: Annotated[list[Path], typer.Argument(metavar="FOLDERS", help="folders of results, one a fold")],
+    out: Annotated[Path, typer.Option(help="folder of the pooled results")],
+    name: Annotated[str | None, typer.Option(help="of the pooled model in tables; the name of the folder")] = None,
+    corpus: Annotated[str | None, typer.Option(help="folder or URL of the corpus, for a report")] = None,
+    as_json: Json = False,
+) -> None:
+    """Results of the folds of one model to one result: every image tested once."""
+    from medweave.evaluation.pool import pool as pool_results
+
+    results = pool_results(folds, out, name)
+    print(json.dumps(results.as_data(), indent=2) if as_json else results.text(), flush=True)
+    if corpus is not None and results.results:
+        from medweave.reports.run import write_evaluation
+
+        say(f"report: {write_evaluation(results, corpus, None)}")
     if results.failed:
         raise typer.Exit(1)
 
@@ -198,12 +225,15 @@ def evaluate(
 def compare(
     results: Annotated[list[Path], typer.Argument(metavar="RESULTS", help="folders of results, one a model")],
     out: Annotated[Path | None, typer.Option(help="HTML page of the comparison")] = None,
+    draws: Annotated[
+        int, typer.Option(min=100, help="bootstrap draws behind intervals and p values; many tests get more for p")
+    ] = 1000,
     as_json: Json = False,
 ) -> None:
     """Several models' results to one table with paired differences."""
     from medweave.evaluation.compare import compare as compare_results
 
-    table = compare_results(results)
+    table = compare_results(results, draws)
     print(json.dumps(table.as_data(), indent=2) if as_json else table.text())
     if out is not None:
         from medweave.reports.comparison import write
@@ -258,6 +288,20 @@ def embed(
     if unreadable:
         say(f"{len(unreadable)} files cannot be read, listed in {skipped_file(out)}")
     _tell_unreadable([f"{file.path}: {file.error}" for file in unreadable])
+
+
+@app.command()
+def export(
+    model: ModelName,
+    out: Annotated[Path, typer.Option(help="new folder")],
+    repository: Annotated[str, typer.Option("--as", metavar="OWNER/NAME", help="name that it will have on the hub")],
+) -> None:
+    """Copy a model as stock open_clip fetches it from the hub: weights, tokenizer, card, no place of this machine."""
+    from medweave.models.folder import export as write_export
+    from medweave.models.public import model_folder
+
+    write_export(model_folder(model), out, repository)
+    print(f"{out}: upload it as {repository}, then load hf-hub:{repository}")
 
 
 @app.command()

@@ -11,6 +11,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+WORDS = 160  # characters of a library's own message
+
 
 class UserError(Exception):
     """What is wrong, where, and what to do: printed as one line a mistake, never as a traceback."""
@@ -32,6 +34,11 @@ class RequestError(UserError):
     """The request was wrong before any work began."""
 
     status = 2
+
+
+def in_short(error: BaseException) -> str:
+    """The first words of an error, on one line; its kind where it says nothing."""
+    return " ".join(str(error).split())[:WORDS] or type(error).__name__
 
 
 def mistakes(lines: Sequence[str], where: str | Path) -> RequestError:

@@ -7,8 +7,8 @@ section `corpus` tells of other data. The arms are data: local_table.yaml beside
 (--table). Those of modalities or sources that the corpus lacks are left out. An arm may learn from others of the same
 fold: each of these leaves its rows when it is trained. Each (arm, fold) runs in a fresh process with a log of its own
 and is done once, two at a time where asked (each then has its share of the cores, which wastes less than one that has
-them all); the same command after a stop goes on where it stopped. Arms of `evaluate: validation` never open a test
-part.
+them all); the same command after a stop goes on where it stopped. An arm whose teachers are not done with what they are
+made of now fails. Arms of `evaluate: validation` never open a test part.
 
 OUT/corpus  OUT/runs/ARM/FOLD  OUT/rows/FOLD/ARM  OUT/logs/ARM-FOLD.log  OUT/pooled/ARM
 ->  OUT/table.md  table.json  charts/*.svg  *.html
@@ -249,20 +249,30 @@ def run_all(jobs: list[Job], corpus: Corpus, at_once: int = 1) -> list[Job]:
             if teacher.name in doing:
                 doing[teacher.name].result()
         log, started = job.out / "logs" / f"{job.name}.log", time.monotonic()
-        good = in_fresh_process(job, log)
+        missing = missing_teachers(job, corpus)
+        problem = missing or (None if in_fresh_process(job, log) else last_line(log))
         now, number = time.monotonic(), next(ended)
         left = (now - began) / number * (len(todo) - number)
-        lines = [] if good else log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        end = "" if good else f" failed: {lines[-1] if lines else 'killed'}"
-        say(
-            f"[{number}/{len(todo)}] {job.name}: {(now - started) / 60:.1f} min, about {left / 60:.0f} left;{end} {log}"
-        )
-        return good
+        end = (f" failed: {problem}" if problem else "") + ("" if missing else f" {log}")
+        say(f"[{number}/{len(todo)}] {job.name}: {(now - started) / 60:.1f} min, about {left / 60:.0f} left;{end}")
+        return not problem
 
     with ThreadPoolExecutor(at_once) as pool:
         for job in todo:
             doing[job.name] = pool.submit(run, job)
         return [job for job in todo if not doing[job.name].result()]
+
+
+def missing_teachers(job: Job, corpus: Corpus) -> str | None:
+    """Why a job cannot run: teachers of it are not done with what they are made of now; None where all are."""
+    names = [teacher.name for teacher in job.teachers if not teacher.done(corpus)]
+    return f"of its teachers {' and '.join(names)} must be done first, as the table has them now" if names else None
+
+
+def last_line(log: Path) -> str:
+    """What a job that failed said last."""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "killed"
 
 
 def in_fresh_process(job: Job, log: Path) -> bool:

@@ -14,7 +14,7 @@ from medweave.cli import main
 from medweave.errors import RequestError
 
 VERBS = ["quickstart", "build", "info", "preview", "teachers", "features", "train", "evaluate"]
-VERBS += ["compare", "classify", "embed", "doctor"]
+VERBS += ["pool", "compare", "classify", "embed", "export", "doctor"]
 
 
 def shell(*words, cwd=None):
@@ -158,6 +158,28 @@ def test_every_verb_from_a_recipe_to_answers(lab, cli):
     cli("evaluate", "runs/tiny", "--out", "again")
     assert json.loads(cli("compare", "runs/tiny/evaluations", "again", "--json", "--out", "page.html"))
     assert (lab / "page.html").exists()
+    told = json.loads(cli("compare", "runs/tiny/evaluations", "again", "--json", "--draws", 150))
+    assert told["columns"] == ["evaluations: tiny", "again: tiny"] and told["draws"] == 150
+    assert "--draws" in cli("compare", "again", "--draws", 0, status=2, errors=True)
+    cli("export", "runs/tiny", "--out", "exported", "--as", "medweave/tiny")
+    assert "medweave/tiny" in (lab / "exported" / "open_clip_config.json").read_text()
+    assert str(lab) not in (lab / "exported" / "medweave.json").read_text()
+    assert "OWNER/NAME" in cli("export", "runs/tiny", "--out", "x", "--as", "tiny", status=2, errors=True)
+    cli("evaluate", "runs/tiny", "evaluate.data={validation: test, test: validation}", "--out", "other")
+    (pooled,) = json.loads(cli("pool", "again", "other", "--out", "both", "--corpus", "corpus", "--json"))["results"]
+    assert pooled["n"] == 60 and "weights of a fold" in (lab / "both" / "report.html").read_text()
+    assert "both" in cli("pool", "again", "other", "--out", "named", "--name", "both")
+    assert not (lab / "named" / "report.html").exists()
+    assert "two folds" in cli("pool", "again", "runs/tiny/evaluations", "--out", "twice", status=1, errors=True)
+    assert "x failed" in cli("compare", empty(lab / "failed"), "--out", "none.html", status=2, errors=True)
+
+
+def empty(folder):
+    """A folder of results where the only benchmark failed."""
+    folder.mkdir()
+    data = {"model": {"name": "x"}, "results": [], "failed": [{"benchmark": "x", "reason": "y"}], "skipped": []}
+    (folder / "results.json").write_text(json.dumps(data | {"summary": {}}))
+    return folder
 
 
 @pytest.mark.slow

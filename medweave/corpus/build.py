@@ -21,7 +21,8 @@ from medweave.corpus import assemble, columns, own, records
 from medweave.corpus.engines import run
 from medweave.corpus.listing import SCHEMA, open_source
 from medweave.corpus.make_shard import Cost, Task, cost_of, make_shard
-from medweave.corpus.plan import Plan, dry_run_text, listed, make_plan, warnings_of
+from medweave.corpus.plan import Plan, listed, make_plan
+from medweave.corpus.plan_text import dry_run_text, warnings_of
 from medweave.corpus.recipe import SIDES, CorpusRecipe
 from medweave.corpus.salt import with_salts
 from medweave.corpus.sample import MODALITIES

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medweave.corpus import overlays
+from medweave.corpus.manifest import columns_of, rows_of
 from medweave.corpus.parquet import opened
 from medweave.corpus.sample import STATES, State
-from medweave.corpus.sources._rows import columns_of, rows_of
 from medweave.corpus.vocabulary import Vocabulary, plain
 from medweave.errors import RequestError, mistakes, nearest
 from medweave.files import only_writer

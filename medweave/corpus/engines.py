@@ -1,4 +1,4 @@
-"""Where the build's workers run: in this process, in processes of this machine, or on a Ray cluster."""
+"""Where workers of a build or an extraction run: in this process, in others of this machine, or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -54,10 +54,11 @@ def _processes(work: Callable[[Task], Result], tasks: Iterable[Task], workers: i
 def _start_worker() -> None:
     """A worker leaves Ctrl-C to its parent, and ends when its parent has been killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Wait for the parent process, and go when it is gone: for a thread of a child that must not outlive it."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

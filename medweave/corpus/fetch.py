@@ -11,8 +11,7 @@ from urllib.parse import quote
 
 import fsspec
 
-from medweave.corpus.limits import in_short
-from medweave.errors import RequestError, UserError
+from medweave.errors import RequestError, UserError, in_short
 from medweave.progress import say
 
 T = TypeVar("T")

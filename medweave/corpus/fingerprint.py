@@ -7,30 +7,12 @@ n pictures; bit 8 v + u of a hash: vertical frequency v, horizontal frequency u.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from PIL import Image
 
 SIDE = 32
 LOW = 8
 TURNS = [(transposed, up, left) for transposed in (False, True) for up in (False, True) for left in (False, True)]
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """hash: 64 bits of the picture as it is. eight: uint64 [8], hash first, then turned. thumb: uint8 [32,32]."""
-
-    hash: int
-    eight: np.ndarray
-    thumb: np.ndarray
-
-
-def fingerprint(array: np.ndarray) -> Fingerprint:
-    """The fingerprint of a picture, uint8 [h,w] or [h,w,3]."""
-    thumb = thumbnail(array)
-    eight = hashes(thumb[None])[0]
-    return Fingerprint(int(eight[0]), eight, thumb)
 
 
 def thumbnail(array: np.ndarray) -> np.ndarray:

@@ -21,12 +21,12 @@ from medweave.corpus.limits import (
     check_pixels,
     check_shape,
     frame_index,
-    in_short,
     one_reason,
     pillow_allows,
     to_8_bit,
 )
 from medweave.corpus.recipe import ImageRecipe, LimitsRecipe
+from medweave.errors import in_short
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
 ORIENTATION = 0x0112

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from medweave.corpus.recipe import LimitsRecipe
+from medweave.errors import in_short
 
 _lock = threading.Lock()
 _inside: list[int] = []
@@ -75,11 +76,6 @@ def _set_limit() -> None:
     """The most that any thread inside allows, and never less than what was there before."""
     if _usual is not None:
         Image.MAX_IMAGE_PIXELS = max([_usual, *((pixels + 1) // 2 for pixels in _inside)])
-
-
-def in_short(error: BaseException) -> str:
-    """The first words of an error, on one line."""
-    return " ".join(str(error).split())[:100] or type(error).__name__
 
 
 def check_bytes(count: int, limits: LimitsRecipe) -> None:

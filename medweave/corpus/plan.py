@@ -20,7 +20,6 @@ import pyarrow.compute as pc
 from medweave.corpus import columns, grouping, sides
 from medweave.corpus.copies import find_copies
 from medweave.corpus.listing import SCHEMA, Label, Listing, Refused, Skipped, list_samples, open_source
-from medweave.corpus.plan_text import dry_run_text, warnings_of
 from medweave.corpus.recipe import SIDES, CorpusRecipe
 from medweave.corpus.sample import Sample, State, somebody
 from medweave.corpus.vocabulary import Vocabulary, load
@@ -316,18 +315,3 @@ def _crowds(table: pa.Table, recipe: CorpusRecipe) -> list[Crowd]:
         value = people[pairs[1, first]].partition("/")[2]
         crowds.append(Crowd(names[code], len(own), value, int(counts[first]), int(size[code])))
     return crowds
-
-
-__all__ = [
-    "Crowd",
-    "Group",
-    "Plan",
-    "Refused",
-    "Skipped",
-    "Thin",
-    "dry_run_text",
-    "listed",
-    "make_plan",
-    "open_source",
-    "warnings_of",
-]

@@ -1,8 +1,8 @@
-"""A picture of any shape to a square, by one of three policies, exactly as open_clip does it or fast.
+"""A picture of any shape to a square, by one of three policies: as open_clip's own transform does it within rounding.
 
-crop: shorter side to size, centre square kept. pad: longer side to size, the rest filled. squash: both sides to size.
-The fast way gives the same picture within rounding of its borders, several times faster. Arrays are uint8,
-[h,w] grey or [h,w,3] RGB in, the same kind out; s = size.
+crop: shorter side to size, centre square kept. pad: longer side to size, the rest black. squash: both sides to size.
+Several times faster than Pillow; evaluation, whose pixels are open_clip's to the bit, has `models.preprocess`. Arrays
+are uint8, [h,w] grey or [h,w,3] RGB in, the same kind out; s = size.
 """
 
 from __future__ import annotations
@@ -10,30 +10,17 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 Policy = Literal["crop", "pad", "squash"]
-Filter = Literal["bicubic", "bilinear"]
 
 
-def resize(
-    array: np.ndarray,
-    size: int,
-    policy: Policy = "crop",
-    filter: Filter = "bicubic",
-    *,
-    exact: bool = False,
-    fill: Literal["black", "edge"] = "black",
-) -> np.ndarray:
-    """uint8 [h,w] or [h,w,3] -> [s,s] or [s,s,3]. exact: every pixel equals open_clip's own evaluation transform."""
+def resize(array: np.ndarray, size: int, policy: Policy = "crop") -> np.ndarray:
+    """uint8 [h,w] or [h,w,3] -> [s,s] or [s,s,3]."""
     height, width = sides(array.shape[0], array.shape[1], size, policy)
-    if exact:
-        picture = Image.fromarray(np.ascontiguousarray(array))
-        small = np.asarray(picture.resize((width, height), Image.Resampling[filter.upper()]))
-        return _fitted(small, size, fill)
     if policy == "crop":
         array, height, width = _kept(array, height, width, size), size, size
-    return _fitted(scaled(array, height, width, filter), size, fill)
+    small = scaled(array, height, width)
+    return placed(small, _margin(size - height), _margin(size - width), size)
 
 
 def sides(height: int, width: int, size: int, policy: Policy) -> tuple[int, int]:
@@ -47,15 +34,15 @@ def sides(height: int, width: int, size: int, policy: Policy) -> tuple[int, int]
     return (size, longer) if height <= width else (longer, size)
 
 
-def scaled(array: np.ndarray, height: int, width: int, filter: Filter = "bicubic") -> np.ndarray:
-    """uint8 [h,w] or [h,w,3] at another height and width, with anti-aliasing, by torch's kernels for bytes."""
+def scaled(array: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 [h,w] or [h,w,3] at another height and width, bicubic with anti-aliasing, by torch's kernels for bytes."""
     import torch  # slow to import, and the corpus is built and described without it
 
     if array.shape[:2] == (height, width):
         return array
     whole = np.array(array, order="C", copy=None if array.flags.writeable else True)
     planes = torch.from_numpy(whole.reshape(1, *array.shape[:2], -1)).permute(0, 3, 1, 2)
-    small = torch.nn.functional.interpolate(planes, (height, width), mode=filter, antialias=True)
+    small = torch.nn.functional.interpolate(planes, (height, width), mode="bicubic", antialias=True)
     return small.permute(0, 2, 3, 1).numpy().reshape(height, width, *array.shape[2:])
 
 
@@ -79,16 +66,6 @@ def _run(length: int, scaled_length: int, size: int) -> slice:
     start = -_margin(size - scaled_length)
     first = round(start * length / scaled_length)
     return slice(first, max(round((start + size) * length / scaled_length), first + 1))
-
-
-def _fitted(array: np.ndarray, size: int, fill: str) -> np.ndarray:
-    """The centre square of a picture that is large enough, or the picture in the middle of a filled square."""
-    height, width = array.shape[:2]
-    top, left = _margin(size - height), _margin(size - width)
-    if fill == "edge" and (height < size or width < size):
-        below, right = size - height - top, size - width - left
-        return np.pad(array, [(top, below), (left, right), (0, 0)][: array.ndim], mode="edge")
-    return placed(array, top, left, size)
 
 
 def _margin(room: int) -> int:

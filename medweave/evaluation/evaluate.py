@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.metadata
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medweave import memory
 from medweave.errors import RequestError, UserError
@@ -28,12 +29,12 @@ from medweave.evaluation.benchmark import Benchmark
 from medweave.evaluation.cache import Embedder, EncoderLike
 from medweave.evaluation.calibration import fit_temperature
 from medweave.evaluation.cases import Broken, Case, cases
-from medweave.evaluation.leaks import TrainingImages, training_bank, training_images
-from medweave.evaluation.parts import numbers_of, roles
+from medweave.evaluation.leaks import Met, training_bank
 from medweave.evaluation.predictions import Predictions
 from medweave.evaluation.recipe import EvaluateRecipe, Part
 from medweave.evaluation.results import Result, Results
 from medweave.evaluation.sealed import Ledger
+from medweave.evaluation.trainings import Trained, check_unseen, trainings_of, without_places
 from medweave.files import hash_of, only_writer, read_json, write_json
 from medweave.progress import say
 from medweave.recipe import Section, as_data, check, merged
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from medweave.corpus.captions.bank import Bank
     from medweave.corpus.store import Corpus
 
+PLAIN = Path(__file__).with_name("plain.yaml")  # the recipe of a model that brings none
+PREDICTIONS = "predictions.parquet"
 FOR_SERVING = ("calibration", "places", "reading")  # facts of a model that no result rests on
 
 
@@ -55,7 +58,7 @@ class _Work:
     embedder: Embedder
     bank: BankLike
     ledger: Ledger
-    trained_on: TrainingImages | None
+    met: Met
     captions: Bank | None
 
 
@@ -73,6 +76,17 @@ def evaluate(
     written into that folder, for `classify`.
     Raises RequestError when the request itself is wrong; a benchmark that fails is listed in `.failed`.
     """
+    return evaluated(model, benchmarks, corpus, out, recipe)[0]
+
+
+def evaluated(
+    model: EncoderLike | Path | str,
+    benchmarks: Sequence[str | Benchmark] | None = None,
+    corpus: Corpus | Path | str | None = None,
+    out: Path | str | None = None,
+    recipe: EvaluateRecipe | None = None,
+) -> tuple[Results, Corpus | None]:
+    """As `evaluate`, with the corpus that all results rest on; None where there are several, or no result."""
     memory.keep()
     encoder = _loaded(model)
     home = Path(model) if isinstance(model, str | Path) and Path(model).is_dir() else None
@@ -84,27 +98,33 @@ def evaluate(
     facts = {name: value for name, value in encoder.facts.items() if name not in FOR_SERVING}
     results = Results(folder, {"name": encoder.name, "weights": encoder.weights_hash, "facts": facts})
     with only_writer(folder):
-        for one in asked:
-            _run_benchmark(one, encoder, corpus if corpus is not None else recipe.corpus, recipe, results, home)
+        given = corpus if corpus is not None else recipe.corpus
+        opened = [_run_benchmark(one, encoder, given, recipe, results, home) for one in asked]
         results.write(recipe.draws, recipe.seed)
     if home:
         _keep_temperatures(home, results)
-    return results
+    return results, _only_one(opened, results)
 
 
 def recipe_of(run: Path, overrides: Sequence[str] = ()) -> EvaluateRecipe:
-    """The `evaluate:` section of a run's recipe; the defaults where there is none.
+    """The `evaluate:` section of a run's recipe; the defaults for a model that has none.
 
-    overrides: `evaluate.a.b=c`. Raises RequestError for others, and where there is no recipe to override.
+    overrides: `evaluate.a.b=c`, of either. Raises RequestError for others.
     """
-    path = run / "recipe.yaml"
     wrong = [one for one in overrides if not one.startswith("evaluate.")]
     if wrong:
         raise RequestError(f"{wrong[0]!r} does not override how a model is evaluated", todo="write evaluate.a.b=c")
-    if not path.is_file() and not overrides:
-        return EvaluateRecipe()
+    own = run / "recipe.yaml"
+    path, where = (own, own) if own.is_file() else (PLAIN, run)
     tree, mistakes = merged(path, overrides)
-    return check({"evaluate": tree.get("evaluate") or {}}, _OfRun, path, mistakes).evaluate
+    return check({"evaluate": tree.get("evaluate") or {}}, _OfRun, where, mistakes).evaluate
+
+
+def _only_one(opened: Iterable[Corpus | None], results: Results) -> Corpus | None:
+    """The one corpus that all results rest on, if so."""
+    tested = {result["inputs"]["corpus"] for result in results.results}
+    found = {corpus.hash: corpus for corpus in opened if corpus is not None and corpus.hash in tested}
+    return found.popitem()[1] if len(found) == 1 else None
 
 
 class _OfRun(Section):
@@ -147,19 +167,22 @@ def _run_benchmark(
     recipe: EvaluateRecipe,
     results: Results,
     home: Path | None,
-) -> None:
+) -> Corpus | None:
+    """Add a benchmark's results. Returns its corpus; None where that, or a part of it, is not to be had."""
     try:
         corpus = _opened(one, given, encoder)
-        work = _work(encoder, corpus.with_labels(recipe.labels) if recipe.labels else corpus, recipe, home)
+        corpus = corpus.with_labels(recipe.labels) if recipe.labels else corpus
+        trained = trainings_of(encoder.facts, corpus)
     except UserError as error:
         results.failed.append({"benchmark": one.name, "reason": str(error)})
-        return
-    part = _part(one, work)
+        return None
+    part = _part(one, corpus, recipe, trained)
     try:
-        found = list(cases(one, work.corpus, part, recipe.confounded))
+        found = list(cases(one, corpus, part, recipe.confounded))
+        work = _work(encoder, corpus, recipe, home, Met(trained, corpus, _looked_at(found)))
     except UserError as error:
         results.failed.append({"benchmark": one.name, "reason": str(error)})
-        return
+        return None
     if not found:
         results.failed.append({"benchmark": one.name, "reason": "no source of the corpus has two classes or more"})
     for case in found:
@@ -173,6 +196,13 @@ def _run_benchmark(
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             results.failed.append({"benchmark": case.name, "reason": reason})
             say(f"{case.name} failed: {reason}")
+    return corpus
+
+
+def _looked_at(found: Sequence[Case | Broken]) -> NDArray[np.int64]:
+    """The numbers of the samples that temperatures are fitted on, or that are tested."""
+    parts = [part.numbers for case in found if isinstance(case, Case) for part in (case.validation, case.test)]
+    return np.concatenate([np.empty(0, np.int64), *parts])
 
 
 def _finished(case: Case, one: Benchmark, part: Part, work: _Work, folder: Path) -> Result:
@@ -181,7 +211,7 @@ def _finished(case: Case, one: Benchmark, part: Part, work: _Work, folder: Path)
     setting = Setting(one, work.embedder, work.bank, work.recipe.seed, work.captions)
     inputs = _inputs(case, part, work, task, setting)
     path = folder / "result.json"
-    if path.exists() and read_json(path)["inputs"] == inputs:
+    if path.exists() and (folder / PREDICTIONS).exists() and read_json(path)["inputs"] == inputs:
         return dict(read_json(path))
     path.unlink(missing_ok=True)
     result = _run(case, one, part, work, task, setting, folder)
@@ -199,11 +229,10 @@ def _run(
     choices = answer.choices | {"temperature": calibration["temperature"]}
     truth = case.test.open(choices, work.ledger)
     predictions = _predictions(case, answer, calibration["temperature"], part, truth)
-    predictions_.write(predictions, folder / "predictions.parquet")
+    predictions_.write(predictions, folder / PREDICTIONS)
     _check_classes(predictions, one)
     numbers = scoring.numbers(predictions, work.recipe.draws, work.recipe.seed)
-    trained_on, tested = work.trained_on, case.test.numbers
-    met = trained_on.met(work.corpus, tested) if trained_on else None
+    met = work.met.counts(case.test.numbers)
     return {
         "benchmark": case.name,
         "family": case.family,
@@ -218,7 +247,7 @@ def _run(
         "left_out": case.left_out,
         "fold": part.fold,
         **scoring.with_positive(numbers, one.positive),
-        "in_domain": trained_on.includes(work.corpus, tested) if trained_on else None,
+        "in_domain": work.met.includes(case.test.numbers),
         "leaks": met["all"] if met else None,
         "leaks_by": met,
         "calibration": calibration,
@@ -250,8 +279,7 @@ def _no_temperature(case: Case, answer: Answer, work: _Work) -> str | None:
         return "scores are no log-odds"
     if answer.validation is None:
         return "the task trains on the validation part"
-    trained_on = work.trained_on.sha256 if work.trained_on else set()
-    learnt = sum(name in trained_on for name in case.validation.sha256.tolist())
+    learnt = work.met.learnt(case.validation.numbers)
     return f"{learnt} validation images are images that the model was trained on" if learnt else None
 
 
@@ -276,8 +304,7 @@ def _predictions(case: Case, answer: Answer, temperature: float | None, part: Pa
 def _inputs(case: Case, part: Part, work: _Work, task: ModuleType, setting: Setting) -> dict[str, str]:
     """Hashes of all that a result depends on. Two results are comparable when `data` agrees."""
     recipe = {"benchmark": as_data(setting.benchmark), "part": as_data(part), "confounded": case.confounded}
-    trained_on = work.encoder.facts.get("trained_on")
-    trained_on = trained_on and {name: value for name, value in trained_on.items() if name != "path"}
+    trained_on = without_places(work.encoder.facts.get("trained_on"))
     return {
         "data": case.test.data_hash,
         "labels": case.test.labels_hash,
@@ -316,15 +343,15 @@ def _check_classes(predictions: Predictions, one: Benchmark) -> None:
         raise UserError(f"test images of each class differ from the benchmark's: {'; '.join(wrong)}", where=one.name)
 
 
-def _work(encoder: EncoderLike, corpus: Corpus, recipe: EvaluateRecipe, home: Path | None) -> _Work:
+def _work(encoder: EncoderLike, corpus: Corpus, recipe: EvaluateRecipe, home: Path | None, met: Met) -> _Work:
     from medweave.corpus.captions.bank import Bank, shipped
 
     folder = recipe.cache or _cache_of(corpus)
     banks = recipe.banks if recipe.banks is not None else [*shipped(), *corpus.banks()]
     embedder = Embedder(encoder, corpus, folder, recipe.batch)
     ledger = Ledger(folder / "openings.jsonl")
-    images, captions = training_images(encoder.facts, corpus), training_bank(encoder.facts, corpus, home)
-    return _Work(encoder, recipe, corpus, embedder, Bank.load(banks), ledger, images, captions)
+    captions = training_bank(encoder.facts, corpus, home)
+    return _Work(encoder, recipe, corpus, embedder, Bank.load(banks), ledger, met, captions)
 
 
 def _cache_of(corpus: Corpus) -> Path:
@@ -334,41 +361,20 @@ def _cache_of(corpus: Corpus) -> Path:
     return (corpus.path if isinstance(corpus.path, Path) else cache_folder() / corpus.hash) / "cache"
 
 
-def _part(one: Benchmark, work: _Work) -> Part:
+def _part(one: Benchmark, corpus: Corpus, recipe: EvaluateRecipe, trained: Trained) -> Part:
     """What the recipe says; else the fold that the model has not seen; else what the benchmark says.
 
-    Raises RequestError when the recipe asks for a test on images that the model was trained on.
+    Raises RequestError when that is a test on images that the model was trained on.
     """
-    trained_on = work.encoder.facts.get("trained_on") or {}
-    mine = trained_on.get("part") if trained_on.get("corpus") == work.corpus.hash else None
-    asked = work.recipe.data
-    if asked is None:
-        return Part.model_validate(mine or one.data.model_dump(exclude={"corpus", "source"}))
-    if mine is not None:
-        _check_unseen(one, work.corpus, asked, Part.model_validate(mine), trained_on.get("leave_out") or [])
-    return asked
-
-
-def _check_unseen(one: Benchmark, corpus: Corpus, asked: Part, mine: Part, left_out: Collection[str]) -> None:
-    """Raise RequestError when test images of `asked` are among those of `mine` that the model was trained on."""
-    if asked == mine:
-        return
-    tested = numbers_of(corpus, asked, "test")
-    both = tested[roles(corpus, mine)[tested] == "train"]
-    sources = corpus.take(both, ["source"])["source"].to_pylist()
-    seen = [s for s in sources if s not in left_out and one.data.source in (None, s)]
-    if seen:
-        todo = "data=null" if mine.overlay is None else f"data.fold={mine.fold}"
-        raise RequestError(
-            f"{len(seen)} test images of {_named(asked)} are images that the model was trained on, which kept "
-            f"{_named(mine)} for its test",
-            where=one.name,
-            todo=f"give evaluate.{todo}",
-        )
-
-
-def _named(part: Part) -> str:
-    return f"split {part.test}" if part.overlay is None else f"fold {part.fold} of {part.overlay}"
+    trainings = trained.on(corpus)
+    if recipe.data is not None:
+        part = recipe.data
+    elif trainings:
+        part = trainings[0].part
+    else:
+        part = Part.model_validate(one.data.model_dump(exclude={"corpus", "source"}))
+    check_unseen(part, trainings, one.data.source, one.name)
+    return part
 
 
 def _opened(one: Benchmark, given: Corpus | Path | str | None, encoder: EncoderLike) -> Corpus:

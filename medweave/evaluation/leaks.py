@@ -1,8 +1,12 @@
-"""What of a test a model has met in training: images of the same group or bytes, near copies of them, and prompts."""
+"""What of a test a model has met in training: images of the same group or bytes, near copies of them, and prompts.
+
+Training images are read front to back and compared with the tested ones; they are never held. n tested images.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,62 +18,76 @@ from numpy.typing import NDArray
 from medweave.errors import UserError
 from medweave.evaluation.answer import Prompts
 from medweave.evaluation.cases import Case
-from medweave.evaluation.parts import numbers_of
-from medweave.evaluation.recipe import Part
+from medweave.evaluation.trainings import Trained, training_of
 from medweave.recipe import read_yaml
 
 if TYPE_CHECKING:
     from medweave.corpus.captions.bank import Bank
     from medweave.corpus.store import Corpus
 
+Numbers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
 NEAR_BITS = 3  # of 64: more gives false alarms on round fundus images
-BLOCK = 4_000_000  # pairs compared at a time
+PIECES, PIECE = 4, 0x1111_1111_1111_1111  # of a fingerprint: every fourth bit, so that each has coarse and fine ones
+PAIRS = 1_000_000  # fingerprints compared at a time
 
 
-class TrainingImages:
-    """The images that a model was trained on: their groups (of the tested corpus only), bytes and fingerprints."""
+class Met:
+    """What a model has met of samples of a corpus, found for all of them at once when it is first asked for.
 
-    def __init__(self, trained: Corpus, part: Part, leave_out: Collection[str], same_corpus: bool) -> None:
-        table = trained.take(numbers_of(trained, part, "train"), ["source", "group", "sha256", "phash"])
-        table = table.filter(pc.invert(pc.is_in(table["source"], pa.array(leave_out, pa.string()))))
-        self.sources = set(table["source"].unique().to_pylist())
-        self.groups = set(table["group"].to_pylist()) if same_corpus else set()
-        self.sha256 = set(table["sha256"].to_pylist())
-        self.phash = np.unique(table["phash"].to_numpy(zero_copy_only=False).astype(np.uint64))
+    None stands for: nothing was found, but not all that the model was trained on is known.
+    """
 
-    def met(self, tested: Corpus, numbers: NDArray[np.int64]) -> dict[str, int]:
-        """Test images with a twin in training: in all, and by the kind of twin."""
-        table = tested.take(numbers, ["group", "sha256", "phash"])
-        group = np.array([name in self.groups for name in table["group"].to_pylist()], bool)
-        exact = np.array([name in self.sha256 for name in table["sha256"].to_pylist()], bool)
-        close = near(table["phash"].to_numpy(zero_copy_only=False).astype(np.uint64), self.phash)
-        any_of = group | exact | close
-        return {
-            name: int(v.sum()) for name, v in (("all", any_of), ("group", group), ("bytes", exact), ("near", close))
-        }
+    def __init__(self, trained: Trained, tested: Corpus, numbers: Numbers) -> None:
+        self.trained, self.tested, self.numbers = trained, tested, np.unique(numbers)
 
-    def includes(self, tested: Corpus, numbers: NDArray[np.int64]) -> bool:
-        """Whether a source of the test images was trained on: then the test is in-domain, not zero-shot."""
-        return bool(self.sources & set(tested.take(numbers, ["source"])["source"].to_pylist()))
+    def counts(self, numbers: Numbers) -> dict[str, int] | None:
+        """How many of some of the samples have a twin in training: in all, and by the kind of twin."""
+        twins = {kind: flags[self._places(numbers)] for kind, flags in self._twins.items()}
+        flags = {"all": np.any(list(twins.values()), axis=0), **twins}
+        found = {kind: int(of_kind.sum()) for kind, of_kind in flags.items()}
+        return found if found["all"] or self.trained.whole else None
 
+    def learnt(self, numbers: Numbers) -> int:
+        """How many of some of the samples are images that the model is known to be trained on."""
+        return int(self._twins["bytes"][self._places(numbers)].sum())
 
-def training_images(facts: dict[str, Any], corpus: Corpus) -> TrainingImages | None:
-    """The training images of a model; None when unknown. facts: `trained_on: {corpus: hash, path, part, leave_out}`."""
-    trained = _trained_corpus(facts, corpus)
-    if trained is None:
-        return None
-    trained_on = facts["trained_on"]
-    part, leave_out = Part.model_validate(trained_on.get("part") or {}), trained_on.get("leave_out") or []
-    return TrainingImages(trained, part, leave_out, same_corpus=trained is corpus)
+    def includes(self, numbers: Numbers) -> bool | None:
+        """Whether a source of some samples was trained on: then the test is in-domain, not zero-shot."""
+        sources = set(self.tested.take(numbers, ["source"])["source"].to_pylist())
+        found = any(sources & training.sources for training in self.trained.trainings)
+        return found if found or self.trained.whole else None
+
+    def _places(self, numbers: Numbers) -> Numbers:
+        return np.searchsorted(self.numbers, numbers)
+
+    @cached_property
+    def _twins(self) -> dict[str, Flags]:
+        """Which samples have a training image of the same group, of the same bytes, or near them: [n] each.
+
+        Groups have names of their own in each corpus.
+        """
+        table = self.tested.take(self.numbers, ["group", "sha256", "phash"])
+        phash = _fingerprints(table["phash"])
+        found = {kind: np.zeros(len(table), bool) for kind in ("group", "bytes", "near")}
+        for training in self.trained.trainings:
+            for rows in training.rows(table.column_names):
+                if training.corpus is self.tested:
+                    found["group"] |= _among(table["group"], rows["group"])
+                found["bytes"] |= _among(table["sha256"], rows["sha256"])
+                left = np.flatnonzero(~found["near"])
+                found["near"][left] = near(phash[left], _fingerprints(rows["phash"]))
+        return found
 
 
 def training_bank(facts: dict[str, Any], corpus: Corpus, run: Path | None) -> Bank | None:
     """The bank of a model's captions: the files that its run's recipe names, else its corpus's; None when unknown."""
     from medweave.corpus.captions.bank import Bank
 
-    files, trained = _banks_named(run), _trained_corpus(facts, corpus)
-    if files is None and trained is not None:
-        files = trained.banks()
+    files, training = _banks_named(run), training_of(facts.get("trained_on"), corpus)
+    if files is None and training is not None:
+        files = training.corpus.banks()
     try:
         return None if files is None else Bank.load(files)
     except UserError:
@@ -84,24 +102,28 @@ def prompts_met(prompts: Prompts, case: Case, bank: Bank) -> int:
     return len(asked & {_bare(text) for text in (*generic, *written)})
 
 
-def near(phash: NDArray[np.uint64], others: NDArray[np.uint64], bits: int = NEAR_BITS) -> NDArray[np.bool_]:
-    """Whether any of `others` differs from each fingerprint in at most `bits` bits: [n]."""
+def near(phash: NDArray[np.uint64], others: NDArray[np.uint64]) -> Flags:
+    """Whether any of `others` differs from each fingerprint in at most NEAR_BITS bits: [n].
+
+    Two that do agree in one of their pieces, so only those that share a piece are compared.
+    """
     found = np.zeros(len(phash), bool)
-    step = max(1, BLOCK // max(1, len(phash)))
-    for start in range(0, len(others), step):
-        found |= (np.bitwise_count(phash[:, None] ^ others[None, start : start + step]) <= bits).any(1)
+    for piece in range(PIECES):
+        mine, theirs = (hashes >> piece & PIECE for hashes in (phash, others))
+        order = np.argsort(theirs)
+        first, last = (np.searchsorted(theirs[order], mine, side=side) for side in ("left", "right"))
+        for which, place in _pairs(first, np.where(found, first, last)):
+            found[which[np.bitwise_count(phash[which] ^ others[order[place]]) <= NEAR_BITS]] = True
     return found
 
 
-def _trained_corpus(facts: dict[str, Any], corpus: Corpus) -> Corpus | None:
-    """The corpus that a model was trained on: the given one, or the one at its path; None when it is not at hand."""
-    from medweave.corpus.store import corpus_at
-
-    trained_on = facts.get("trained_on")
-    if not trained_on or trained_on["corpus"] == corpus.hash:
-        return corpus if trained_on else None
-    other = corpus_at(trained_on.get("path"))
-    return other if other is not None and other.hash == trained_on["corpus"] else None
+def _pairs(first: Numbers, last: Numbers) -> Iterator[tuple[Numbers, Numbers]]:
+    """Each number with every place in its range [first, last), about PAIRS at a time: two [pairs]."""
+    counts = last - first
+    before = np.cumsum(counts) - counts
+    for some in np.split(np.arange(len(counts)), np.flatnonzero(np.diff(before // PAIRS)) + 1):
+        which = np.repeat(some, counts[some])
+        yield which, first[which] + np.arange(len(which)) - (before[which] - before[some[:1]])
 
 
 def _banks_named(run: Path | None) -> list[Path] | None:
@@ -110,6 +132,15 @@ def _banks_named(run: Path | None) -> list[Path] | None:
     recipe = read_yaml(path) if path and path.is_file() else {}
     banks = ((recipe.get("train") or {}).get("captions") or {}).get("banks")
     return None if banks is None else [Path(bank) for bank in banks]
+
+
+def _among(values: pa.ChunkedArray, others: pa.Array) -> Flags:
+    """Which of the values are among the others: [n]."""
+    return np.asarray(pc.is_in(values, value_set=others))
+
+
+def _fingerprints(column: pa.Array | pa.ChunkedArray) -> NDArray[np.uint64]:
+    return column.to_numpy(zero_copy_only=False).astype(np.uint64)
 
 
 def _bare(text: str) -> str:

@@ -21,9 +21,14 @@ METRICS = tuple(dict.fromkeys(HEADLINES[False] + HEADLINES[True]))
 
 
 class Drawn:
-    """The headline metrics of one model on one set: values, and draws [D] that pair with another model's."""
+    """The headline metrics of one model on one set: values, and draws [D] that pair with another model's.
 
-    def __init__(self, predictions: Predictions, draws: int, seed: int) -> None:
+    draws_of_p: those that p values rest on, where they are others than those of the intervals.
+    """
+
+    def __init__(
+        self, predictions: Predictions, draws: int, seed: int, draws_of_p: dict[str, Array] | None = None
+    ) -> None:
         truth, groups = predictions.truth, predictions.groups
         statistic = headline(predictions)
         strata = statistics.strata_of(truth, groups)
@@ -33,6 +38,21 @@ class Drawn:
         self.images = len(truth)
         self.values = {name: float(v[0]) for name, v in statistic(np.ones((1, len(truth)))).items()}
         self.draws = statistics.bootstrap(statistic, groups, strata, draws, seed)
+        self.draws_of_p = draws_of_p or self.draws
+
+
+def paired_draws(models: Sequence[Predictions], draws: int, seed: int) -> list[dict[str, Array]]:
+    """The draws [D] of each model's headline metrics on the same images, as `Drawn` has them, at less cost."""
+    each = [headline(one) for one in models]
+
+    def together(weights: Array) -> dict[str, Array]:
+        return {f"{name}|{place}": v for place, one in enumerate(each) for name, v in one(weights).items()}
+
+    first = models[0]
+    strata = statistics.strata_of(first.truth, first.groups)
+    drawn = statistics.bootstrap(together, first.groups, strata, draws, seed)
+    names = HEADLINES[first.multi]
+    return [{name: drawn[f"{name}|{place}"] for name in names} for place in range(len(models))]
 
 
 def macro(sets: Sequence[Drawn], metric: str) -> dict[str, Any] | None:

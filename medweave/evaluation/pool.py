@@ -18,16 +18,24 @@ from medweave.evaluation.results import Result, Results, load
 from medweave.files import only_writer, write_json
 
 KEPT = ("family", "source", "task", "title", "modality", "anatomy", "confounded", "positive", "published", "licence")
+JOINED = ("benchmark", "left_out", "in_domain", "leaks", "fold", "openings", "calibration", "choices", "inputs")
 
 
-def pool(folders: Sequence[Path], out: Path, name: str, draws: int = 1000, seed: int = 0) -> Results:
-    """Pool the results of folds into the folder `out`. name: what the pooled model is called in tables.
+def pool(
+    folders: Sequence[Path | str], out: Path | str, name: str | None = None, draws: int = 1000, seed: int = 0
+) -> Results:
+    """Pool the results of folds into the folder `out`. name: of the pooled model in tables; that of `out` if not given.
 
-    Raises RequestError when the folders are fewer than two, UserError when an image is tested twice.
+    Raises RequestError when the folders are fewer than two or `out` is one of them, UserError when an image is tested
+    twice.
     """
+    out = Path(out)
     if len(folders) < 2:
         raise RequestError("pooling needs the results of two folds or more")
-    folds = [load(folder) for folder in folders]
+    if out.resolve() in [Path(folder).resolve() for folder in folders]:
+        raise RequestError("pooled results would replace those of a fold", where=out, todo="give another folder")
+    folds = [load(Path(folder), KEPT + JOINED) for folder in folders]
+    name = name or out.resolve().name
     results = Results(out, {"name": name, "folds": [fold.model for fold in folds]})
     with only_writer(out):
         for benchmark in dict.fromkeys(r["benchmark"] for fold in folds for r in fold.results):

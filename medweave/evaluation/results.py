@@ -1,11 +1,18 @@
 """A folder of results: results.json over all, and beside it NAME/result.json and NAME/predictions.parquet of each case.
 
 results.json: {"model", "results": [...], "failed": [{"benchmark", "reason"}], "skipped": [...], "summary": {...}}
+
+A result has of its benchmark: benchmark, family, source, task, title, modality, anatomy, confounded, positive,
+published, licence; of its images: n, groups, multi_label, left_out, fold, openings; figures, each {value, low, high}:
+metrics, per_class, spread; beside them: no_interval (why), not_counted (classes), chance, majority; of the model:
+model, in_domain, leaks, leaks_by; and what was done: calibration, choices, inputs (hashes). Of pooled folds, fold,
+calibration, choices and inputs are lists, and there is no leaks_by.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +22,12 @@ from medweave.evaluation.predictions import Predictions, read
 from medweave.files import read_json, write_json
 
 Result = dict[str, Any]
+TABLE_KEYS = ("family", "source", "benchmark", "title", "modality", "confounded", "fold", "n", "groups", "multi_label")
 
 
 @dataclass
 class Results:
-    """What an evaluation found. results: one mapping a case, as DESIGN section 9 lists its keys."""
+    """What an evaluation found. results: one mapping a case, with the keys that are listed above."""
 
     folder: Path
     model: dict[str, Any]
@@ -55,18 +63,34 @@ class Results:
             lines.append(f"{result['benchmark']:48s} {result['n']:6d}  {values[0]:22s} {values[1]:22s}")
         for family, averages in self.summary.items():
             for title in ("all", "without confounded"):
-                values = [shown(averages[title].get(name)) for name in ("macro_auroc", "balanced_accuracy")]
+                means = averages[title]
+                second = means.get("balanced_accuracy") or means.get("macro_ap")
+                values = [shown(mean) for mean in (means.get("macro_auroc"), second)]
                 lines.append(f"{f'{family}, mean of {title}':48s} {'':6s}  {values[0]:22s} {values[1]:22s}")
         lines += [f"failed: {one['benchmark']}: {one['reason']}" for one in self.failed]
         lines += [f"skipped: {one['benchmark']}: {one['reason']}" for one in self.skipped]
         return "\n".join([*lines, f"in {self.folder}"])
 
 
-def load(folder: Path) -> Results:
-    """The results in a folder. Raises RequestError when there are none."""
-    if not (folder / "results.json").is_file():
+def load(folder: Path, keys: Collection[str] = TABLE_KEYS) -> Results:
+    """The results in a folder. keys: those that each must have. Raises RequestError when there are none to be used."""
+    path = folder / "results.json"
+    if not path.is_file():
         raise RequestError("no results.json", where=folder, todo="name a folder that `medweave evaluate` wrote")
-    return Results(folder=folder, **read_json(folder / "results.json"))
+    data = read_json(path)
+    if not _is_ours(data):
+        raise RequestError("not the results of an evaluation", where=path, todo="name what `medweave evaluate` wrote")
+    lacking = [key for key in keys if any(key not in result for result in data["results"])]
+    if lacking:
+        raise RequestError(f"results of an older version, without {lacking[0]!r}", where=path, todo="evaluate again")
+    return Results(folder=folder, **data)
+
+
+def _is_ours(data: Any) -> bool:
+    """Whether a JSON value has the form of results.json."""
+    if not isinstance(data, dict) or set(data) != {one.name for one in fields(Results)} - {"folder"}:
+        return False
+    return isinstance(data["results"], list) and all(isinstance(one, dict) for one in [data["model"], *data["results"]])
 
 
 def shown(estimate: dict[str, Any] | None) -> str:

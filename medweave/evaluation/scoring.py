@@ -24,14 +24,14 @@ def numbers(predictions: Predictions, draws: int, seed: int) -> dict[str, Any]:
     values, drawn, reason = point_and_draws(predictions, _everything(predictions), draws, seed)
     counted = statistics.counted_classes(predictions.truth, predictions.groups)
     smallest = statistics.smallest_class(predictions.truth, predictions.groups, counted)
-    estimates = {name: estimate(float(values[name][0]), drawn.get(name), smallest) for name in values}
+    whole = [name for name in values if ":" not in name and "|" not in name]
     return {
         "n": len(predictions.ids),
         "groups": len(np.unique(predictions.groups)),
         "multi_label": predictions.multi,
-        "metrics": {name: value for name, value in estimates.items() if ":" not in name and "|" not in name},
+        "metrics": {name: estimate(float(values[name][0]), drawn.get(name), smallest) for name in whole},
         "no_interval": reason,
-        "per_class": _per_class(predictions, estimates),
+        "per_class": _per_class(predictions, values, drawn),
         "not_counted": _not_counted(predictions),
         "spread": _spread(predictions, values, drawn, smallest),
         "chance": _chance(predictions),
@@ -40,7 +40,7 @@ def numbers(predictions: Predictions, draws: int, seed: int) -> dict[str, Any]:
 
 
 def estimate(value: float, draws: Array | None, groups: int) -> dict[str, float | None]:
-    """A metric with its interval, ready for JSON: None for what is undefined. groups: of the smallest counted class."""
+    """A metric with its interval, ready for JSON: None for what is undefined. groups: that it rests on."""
     low, high = statistics.limits(draws, groups) if draws is not None else (None, None)
     return {"value": None if np.isnan(value) else float(value), "low": low, "high": high}
 
@@ -100,19 +100,24 @@ def _everything(predictions: Predictions) -> Callable[[Array], dict[str, Array]]
     return statistic
 
 
-def _per_class(predictions: Predictions, estimates: dict[str, dict[str, float | None]]) -> dict[str, Any]:
-    """Counts and metrics of each class."""
+def _per_class(predictions: Predictions, values: dict[str, Array], drawn: dict[str, Array]) -> dict[str, Any]:
+    """Counts and metrics of each class; an interval only where those that it rests on are enough."""
     found: dict[str, Any] = {}
     for place, label in enumerate(predictions.classes):
-        present = predictions.truth[:, place] == 1
-        counts = {"n": int(present.sum()), "groups": len(np.unique(predictions.groups[present]))}
-        mine = {name.partition(":")[0]: value for name, value in estimates.items() if name.partition(":")[2] == label}
-        found[label] = counts | mine
+        truth = predictions.truth[:, place]
+        shown, lacked = (statistics.size(truth == state, predictions.groups) for state in (1, 0))
+        found[label] = {"n": shown[0], "groups": shown[1]}
+        for metric in ("auroc", "recall", "ap"):
+            name = f"{metric}:{label}"
+            if name in values:
+                images, groups = shown if metric == "recall" else map(min, shown, lacked)
+                draws = drawn.get(name) if statistics.enough(images, groups) else None
+                found[label][metric] = estimate(float(values[name][0]), draws, groups)
     return found
 
 
 def _not_counted(predictions: Predictions) -> list[str]:
-    """Classes with fewer than three groups: in no macro average."""
+    """Classes that rest on fewer than three groups: in no macro average."""
     counted = set(statistics.counted_classes(predictions.truth, predictions.groups).tolist())
     return [label for place, label in enumerate(predictions.classes) if place not in counted]
 

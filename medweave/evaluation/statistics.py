@@ -8,6 +8,7 @@ n images, G groups, S strata, D draws. p values lie in (0, 1]; small = the diffe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -19,9 +20,11 @@ Array = NDArray[np.float64]
 Statistic = Callable[[Array], dict[str, Array]]
 
 LEVEL = 0.95
+SIGNIFICANT = 0.05  # corrected p below it
 LEAST = {"images": 20, "groups": 10, "images of each class": 5}
 LEAST_GROUPS = 3  # of a class, to count in macro averages
 CELLS = 4_000_000  # weights held at a time, 32 MB
+AT_ONCE = 1000  # draws at most: more are slower, for they leave the processor's cache
 
 
 def bootstrap(statistic: Statistic, groups: NDArray, strata: NDArray, draws: int, *seed: seeds.Key) -> dict[str, Array]:
@@ -49,7 +52,7 @@ def weights(groups: NDArray, strata: NDArray, draws: int, *seed: seeds.Key) -> I
     _, first, member = np.unique(groups, return_index=True, return_inverse=True)
     stratum = _without_singles(np.unique(np.asarray(strata)[first], return_inverse=True)[1])
     random = seeds.generator("bootstrap", *seed)
-    step = max(1, CELLS // len(member))
+    step = min(AT_ONCE, max(1, CELLS // len(member)))
     for start in range(0, draws, step):
         counts = _draw(random, stratum, min(step, draws - start))
         yield counts[:, member]
@@ -82,19 +85,39 @@ def strata_of(truth: NDArray[np.int8], groups: NDArray) -> NDArray[np.int64]:
     return stratum[member]
 
 
+def size(part: NDArray[np.bool_], groups: NDArray) -> tuple[int, int]:
+    """How many images and groups are in a part of the images. part, groups: [n]."""
+    return int(part.sum()), len(np.unique(groups[part]))
+
+
+def class_sizes(truth: NDArray[np.int8], groups: NDArray) -> NDArray[np.int64]:
+    """Images and groups that the figures of each class rest on, [C, 2]. truth: [n, C].
+
+    Those that show the class; where images show several or some is not known, those that lack it if they are fewer.
+    Where every image shows one class, those that lack it are the other classes, which have their own sizes.
+    """
+    shown = [size(column == 1, groups) for column in truth.T]
+    if ((truth == 1).sum(1) == 1).all() and (truth >= 0).all():
+        return np.array(shown, np.int64)
+    return np.minimum(shown, [size(column == 0, groups) for column in truth.T])
+
+
+def enough(images: int, groups: int) -> bool:
+    """Whether a figure of one class that rests on so many images and groups may have an interval."""
+    return images >= LEAST["images of each class"] and groups >= LEAST_GROUPS
+
+
 def why_no_interval(truth: NDArray[np.int8], groups: NDArray, counted: NDArray[np.int64]) -> str | None:
     """The reason why an interval would lie, or None. truth: [n, C]; counted: the classes of the macro average."""
-    of_class = (truth[:, counted] == 1).sum(0)
-    smallest = int(of_class.min()) if len(counted) else 0
+    smallest = int(class_sizes(truth, groups)[counted, 0].min()) if len(counted) else 0
     have = {"images": len(truth), "groups": len(np.unique(groups)), "images of each class": smallest}
     short = [f"{have[what]} {what}, needs {least}" for what, least in LEAST.items() if have[what] < least]
     return "; ".join(short) or None
 
 
 def counted_classes(truth: NDArray[np.int8], groups: NDArray) -> NDArray[np.int64]:
-    """The classes with at least three groups: the others leave macro averages. truth: [n, C]."""
-    held = [len(np.unique(groups[column == 1])) for column in truth.T]
-    return np.flatnonzero(np.array(held) >= LEAST_GROUPS)
+    """The classes that rest on at least three groups: the others leave macro averages. truth: [n, C]."""
+    return np.flatnonzero(class_sizes(truth, groups)[:, 1] >= LEAST_GROUPS)
 
 
 def interval(values: Array, level: float = LEVEL) -> tuple[float, float] | tuple[None, None]:
@@ -107,7 +130,7 @@ def interval(values: Array, level: float = LEVEL) -> tuple[float, float] | tuple
 
 
 def limits(values: Array, groups: int) -> tuple[float, float] | tuple[None, None]:
-    """The interval of a metric in [0, 1] from its draws [D]. groups: of the smallest class that counts.
+    """The interval of a metric in [0, 1] from its draws [D]. groups: that it rests on (see `class_sizes`).
 
     A metric that is 1 (or 0) in every draw tells nothing of its spread: it gets the exact limit of a proportion, that
     many groups and no miss (or no hit) among them.
@@ -122,8 +145,8 @@ def limits(values: Array, groups: int) -> tuple[float, float] | tuple[None, None
 
 
 def smallest_class(truth: NDArray[np.int8], groups: NDArray, counted: NDArray[np.int64]) -> int:
-    """Groups of the smallest counted class. truth: [n, C]."""
-    return min((len(np.unique(groups[truth[:, label] == 1])) for label in counted), default=0)
+    """Groups that the smallest counted class rests on. truth: [n, C]."""
+    return int(class_sizes(truth, groups)[counted, 1].min()) if len(counted) else 0
 
 
 def p_value(differences: Array) -> float:
@@ -131,6 +154,11 @@ def p_value(differences: Array) -> float:
     known = differences[~np.isnan(differences)]
     fewer = min((known <= 0).sum(), (known >= 0).sum())
     return float(min(1.0, 2 * (fewer + 1) / (len(known) + 1)))
+
+
+def least_draws(tests: int) -> int:
+    """The draws from which the least p that they can give is significant after Holm's correction for so many tests."""
+    return math.ceil(2 * tests / SIGNIFICANT)
 
 
 def holm(p: Sequence[float]) -> list[float]:

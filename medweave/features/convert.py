@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from medweave.corpus.order import Numbers
 from medweave.corpus.store import Corpus
-from medweave.errors import DamagedError, RequestError, UserError
+from medweave.errors import DamagedError, RequestError, UserError, in_short
 from medweave.features.coverage import Coverage, Verdicts, write_verdicts
 from medweave.features.layout import BUILD, Layout, layout_of, plain
 from medweave.features.make_rows import MOST_TEXTS, write_texts
@@ -47,7 +47,6 @@ from medweave.features.stamp import (
 )
 from medweave.features.store import Features, open_features
 from medweave.files import hash_of_file, only_writer
-from medweave.models.reaching import reason_of
 from medweave.progress import say, track
 
 Which = Literal["clips_output", "clips_project_output"]
@@ -63,7 +62,8 @@ def convert(folder: Path, corpus: Corpus, which: Which = "clips_output", root: P
     """Convert all teachers of a published folder, or go on where that stopped; the rows of each.
 
     What cannot be read is told by the stamp, as unread. Raises RequestError for a folder without meta.jsonl and where
-    other rows lie under a teacher's name, UserError for a line that is no sample, and where nothing is covered.
+    other rows lie under a teacher's name, UserError for a line that is no sample, and where nothing can be read or is
+    covered.
     """
     published = Published(folder, which)
     work = [_begun(published, teacher, corpus, root) for teacher in published.widths]
@@ -73,21 +73,19 @@ def convert(folder: Path, corpus: Corpus, which: Which = "clips_output", root: P
             _convert_shard(published, corpus, work, shard)
     made = [_finished(corpus, one) for one in work]
     if not any(one.covered(numbers).any() for one in made for numbers in one.pieces()):
-        raise UserError(
-            "no sample of the corpus has rows there", where=folder, todo="build the corpus from the published pictures"
-        )
+        raise _nothing_covered(published, made)
     return made
 
 
 class Published:
-    """A published folder. widths: teacher -> d. hash: of meta.jsonl."""
+    """A published folder. widths: teacher -> d. hash: of meta.jsonl. problem: why the first bad file was not read."""
 
     def __init__(self, folder: Path, which: Which) -> None:
         self.folder, self.which, self.meta = folder.resolve(), which, folder / META
         if not self.meta.is_file():
             raise RequestError(f"no {META}", where=folder, todo="name the folder that holds it")
         self.hash = hash_of_file(self.meta)
-        self.ids, self.places, self.widths = self._index()
+        self.ids, self.places, self.widths, self.problem = self._index()
 
     def line(self, sample: str) -> Line | None:
         """The line of the sample of a corpus; None where none of the parts of its id is published."""
@@ -111,7 +109,7 @@ class Published:
             try:
                 found[teacher] = self._pair(held, teacher)
             except Exception as error:  # tensors of any kind may stand under its name, or none
-                problems[teacher] = f"no vectors can be read: {reason_of(error)}"
+                problems[teacher] = f"no vectors can be read: {in_short(error)}"
         return found, problems
 
     def _held(self, line: Line) -> Mapping[str, torch.Tensor]:
@@ -124,7 +122,7 @@ class Published:
             held: Mapping[str, torch.Tensor] = torch.load(real, map_location="cpu", weights_only=True)
             return held
         except Exception as error:  # a damaged or malicious file can raise anything
-            raise DamagedError(f"no vectors can be read: {reason_of(error)}", where=path) from None
+            raise DamagedError(f"no vectors can be read: {in_short(error)}", where=path) from None
 
     def _pair(self, held: Mapping[str, torch.Tensor], teacher: str) -> Rows:
         image, text = (held[teacher + side].float().numpy() for side in SIDES)
@@ -136,18 +134,22 @@ class Published:
             raise ValueError(f"{teacher} has a vector that is not of length 1")
         return pair
 
-    def _index(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64], dict[str, int]]:
-        """The published ids, sorted, the place of each one's line in bytes, and teacher -> width of most vectors."""
-        ids, places, widths = _Column("S"), _Column("int64"), _Widths()
+    def _index(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64], dict[str, int], str | None]:
+        """The published ids, sorted, the place of each one's line in bytes, teacher -> width of most vectors, and why
+        the first of the files that tell it was not read, if one was not.
+        """
+        ids, places, widths, problem = _Column("S"), _Column("int64"), _Widths(), None
         with self.meta.open("rb") as file:
             for place, line in _lines(file, self.meta):
                 ids.add(line["id"].encode())
                 places.add(place)
                 if widths.lacks(line["available_clips"]):
-                    with suppress(DamagedError):
+                    try:
                         widths.add(line["available_clips"], self._held(line))
+                    except DamagedError as error:
+                        problem = problem or str(error)
         order = np.argsort(ids.array)
-        return ids.array[order], places.array[order], widths.of_most
+        return ids.array[order], places.array[order], widths.of_most, problem
 
 
 class _Column:
@@ -303,10 +305,26 @@ def _finished(corpus: Corpus, work: _Work) -> Features:
     shutil.rmtree(work.layout.folder / BUILD, ignore_errors=True)
     features = open_features(corpus, work.layout.folder.name, root=work.layout.folder.parent)
     counts = write_verdicts(features, lambda numbers, source, modality: _seen(features, numbers))
-    problems = [problem for rows in shards for problem in rows.unread.values()]
+    problems = _problems(features.stamp)
     told = f"; {len(problems)} cannot be read, such as: {problems[0]}" if problems else ""
     say(f"{features.name}: {Coverage(counts, {}).text()}{told}")
     return features
+
+
+def _problems(stamp: Stamp) -> list[str]:
+    """Why samples have no vectors, one a sample."""
+    return [problem for rows in stamp.shards for problem in rows.unread.values()]
+
+
+def _nothing_covered(published: Published, made: Sequence[Features]) -> UserError:
+    """Why no sample is: no file of vectors could be read, or none is of the corpus's pictures."""
+    problems = [one for rows in made for one in _problems(rows.stamp)] if made else [published.problem]
+    problem = next(iter(problems), None)
+    if problem and not any(one.image(numbers).any() for one in made for numbers in one.pieces()):
+        what = f"no {published.which}.pt could be read under features/, such as: {problem}"
+        return UserError(what, where=published.folder, todo=f"put those that belong to {META} there")
+    todo = "build the corpus from the published pictures"
+    return UserError("no sample of the corpus has rows there", where=published.folder, todo=todo)
 
 
 def _seen(features: Features, numbers: Numbers) -> Verdicts:

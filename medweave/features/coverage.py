@@ -39,7 +39,7 @@ from medweave.files import whole_file
 from medweave.progress import track
 
 LEAST = 30  # images that a score rests on
-COLUMNS = pa.schema([("id", pa.string()), ("covered", pa.bool_()), ("by", pa.string()), ("score", pa.float32())])
+COLUMNS = pa.schema([("covered", pa.bool_()), ("by", pa.string()), ("score", pa.float32())])
 
 
 class Verdicts:
@@ -100,7 +100,7 @@ def cover(
     seed: int = 0,
     file: Path | None = None,
 ) -> Coverage:
-    """Judge a teacher on every sample and write covered.parquet, or another file: id, covered, by, score.
+    """Judge a teacher on every sample and write covered.parquet, or another file: covered, by, score, by sample number.
 
     measuring: samples whose labels and texts are used to measure; None: the split `train`. known_to: those that the
     teacher was trained on, which measure nothing; unseen: nor are they trusted. domains: modalities that it was made
@@ -242,15 +242,9 @@ def _written(tables: Iterator[pa.Table], file: pq.ParquetWriter, counts: Counter
 
 
 def _tables(corpus: Corpus, judge: Judge) -> Iterator[pa.Table]:
-    """The rows of covered.parquet in pieces, in the order of the corpus."""
-    first = 0
-    for batch in corpus.batches(["id"]):
-        for stratum in corpus.strata:
-            start, stop = max(stratum.start, first), min(stratum.stop, first + len(batch))
-            for at in range(start, stop, PIECE):
-                numbers = np.arange(at, min(at + PIECE, stop))
-                found = judge(numbers, stratum.source, stratum.modality)
-                ids = batch.column(0).slice(at - first, len(numbers))
-                score = pa.array(found.score, from_pandas=True)
-                yield pa.table([ids, pa.array(found.covered), pa.array(found.by), score], schema=COLUMNS)
-        first += len(batch)
+    """The rows of covered.parquet in pieces, in the order of the corpus: a sample's number is its row."""
+    for stratum in corpus.strata:
+        for at in range(stratum.start, stratum.stop, PIECE):
+            found = judge(np.arange(at, min(at + PIECE, stratum.stop)), stratum.source, stratum.modality)
+            score = pa.array(found.score, from_pandas=True)
+            yield pa.table([pa.array(found.covered), pa.array(found.by), score], schema=COLUMNS)

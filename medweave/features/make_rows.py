@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medweave.corpus.images import decode
-from medweave.corpus.limits import BadImage
+from medweave.corpus.limits import BadImage, pillow_allows
 from medweave.corpus.order import Numbers
 from medweave.corpus.store import Corpus
 from medweave.errors import DamagedError, UserError
@@ -205,7 +205,8 @@ def _looks(job: Job, number: int, modality: str, views: Sequence[int]) -> Looks:
         return None
     data, preprocess = job.corpus.read(number), job.encoder.preprocess
     try:
-        looks = [preprocess.array(data)] if 0 in views else []
+        with pillow_allows(job.corpus.limits.pixels):
+            looks = [preprocess.array(data)] if 0 in views else []
         array = decode(data, grey=True, limits=job.corpus.limits) if views[-1] else None
     except (DamagedError, BadImage) as error:
         return str(error)

@@ -89,7 +89,10 @@ def known_of(corpus: Corpus, training: Ranges, pool: int, seed: int) -> Known:
 
 
 def measure(features: Features, modality: str, known: Sequence[Labelled], bank: Bank) -> Measured | None:
-    """A teacher on the labelled images of one source; None where fewer than two findings have enough of them."""
+    """A teacher on the labelled images of one source.
+
+    None where fewer than two findings have enough of them, and for a probe where all are of one fold.
+    """
     if "images" not in features.sides:
         return None
     numbers = np.array([one.number for one in known], np.int64)
@@ -106,6 +109,8 @@ def measure(features: Features, modality: str, known: Sequence[Labelled], bank: 
     if towards is not None:
         return _scored("prompted", truth, (rows @ towards.T).argmax(1), len(classes))
     folds = np.array([generator("fold of a probe", one.group).integers(FOLDS) for one in used])
+    if len(np.unique(folds)) < 2:
+        return None
     return _scored("probe", truth, _probe(rows, truth, folds, len(classes)), len(classes))
 
 

@@ -6,8 +6,10 @@ are divided by it. n rows, d width.
 
 from __future__ import annotations
 
+import errno
 import io
 import math
+import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +21,7 @@ import torch
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from medweave.errors import DamagedError
+from medweave.errors import DamagedError, UserError
 from medweave.features.rotation import gathered, spread
 from medweave.files import write_bytes
 
@@ -27,7 +29,7 @@ Rows = NDArray[np.float32]
 Kind = Literal["float16", "int8"]
 
 MOST = 127  # the largest code
-MAPS = 1024  # shards that one column keeps mapped
+MAPS = 16_000  # arrays that all columns of a process keep mapped; Linux allows it 65,530 maps
 AGAIN = "make these rows again as they were made: the same `medweave features`, or `convert`"
 
 
@@ -76,29 +78,39 @@ class Column:
         self, file_of: Callable[[int], Path], sizes: Sequence[int], dtype: npt.DTypeLike, width: int = 0
     ) -> None:
         self.file_of, self.sizes, self.dtype, self.width = file_of, sizes, np.dtype(dtype), width
-        self.whole = lru_cache(maxsize=MAPS)(self._mapped)
+
+    def whole(self, shard: int) -> NDArray[Any]:
+        """A shard's array, mapped into memory. Raises DamagedError where the file is not as it was written."""
+        return _mapped(self, shard)
 
     def take(self, shards: Sequence[int], places: Sequence[int]) -> NDArray[Any]:
         """The entries at some places of some shards: [b, d] as stored, or [b]."""
         taken = np.empty((len(shards), self.width) if self.width else len(shards), self.dtype)
-        whole = self.whole
         for at, (shard, place) in enumerate(zip(shards, places, strict=True)):
-            taken[at] = whole(shard)[place]
+            taken[at] = _mapped(self, shard)[place]
         return taken
 
-    def _mapped(self, shard: int) -> NDArray[Any]:
-        """A shard's array, mapped into memory. Raises DamagedError where the file is not as it was written."""
-        path = self.file_of(shard)
-        shape = (self.sizes[shard], self.width) if self.width else (self.sizes[shard],)
-        try:
-            with path.open("rb") as file:
-                npy.read_magic(file)
-                found, _, dtype = npy.read_array_header_1_0(file)
-                start = file.tell()
-            if (found, dtype) != (shape, self.dtype):
-                raise ValueError
-            length = int(np.prod(shape)) * self.dtype.itemsize
-            pages = torch.from_file(str(path), shared=False, size=start + length, dtype=torch.uint8).numpy()
-        except (OSError, ValueError, RuntimeError):
-            raise DamagedError("missing or damaged", where=path, todo=AGAIN) from None
-        return pages[start:].view(self.dtype).reshape(shape)
+
+@lru_cache(maxsize=MAPS)  # one cache for all columns: it is the process whose maps are limited
+def _mapped(column: Column, shard: int) -> NDArray[Any]:
+    """A shard's array, mapped into memory.
+
+    Raises DamagedError where the file is not as it was written, UserError where the system maps no more files.
+    """
+    path = column.file_of(shard)
+    shape = (column.sizes[shard], column.width) if column.width else (column.sizes[shard],)
+    try:
+        with path.open("rb") as file:
+            npy.read_magic(file)
+            found, _, dtype = npy.read_array_header_1_0(file)
+            start = file.tell()
+        if (found, dtype) != (shape, column.dtype):
+            raise ValueError
+        length = int(np.prod(shape)) * column.dtype.itemsize
+        pages = torch.from_file(str(path), shared=False, size=start + length, dtype=torch.uint8).numpy()
+    except (OSError, ValueError, RuntimeError) as error:
+        if os.strerror(errno.ENOMEM) in str(error):
+            todo = "raise vm.max_map_count or `ulimit -v`, or read fewer teachers or views in one process"
+            raise UserError("the system maps no more files into memory", where=path, todo=todo) from None
+        raise DamagedError("missing or damaged", where=path, todo=AGAIN) from None
+    return pages[start:].view(column.dtype).reshape(shape)

@@ -10,7 +10,7 @@ d width.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import get_args
@@ -53,19 +53,21 @@ class Standard:
         return np.asarray(rows @ self.rotation * self.scale + self.mean, np.float32)
 
 
-def standardise(features: Features, numbers: Ranges) -> dict[Side, Standard]:
+def standardise(features: Features, numbers: Ranges, captions: Sequence[str] | None = None) -> dict[Side, Standard]:
     """The statistics of a teacher's rows over the samples `numbers` that it covers, by side; kept in its folder.
 
-    Texts: the samples' own, and every caption of the bank once. A side without rows is left out. Computed in one pass,
-    unless the folder has them for the same rows and samples. Raises UserError for rows that are all the same.
+    Texts: the samples' own, and each of these captions of the bank; None: all. A side without rows is left out.
+    Computed in one pass, unless the folder has them for the same rows, samples and captions. Raises UserError for rows
+    that are all the same.
     """
-    what = _made_of(features, numbers)
+    captions = list(features.captions) if captions is None else captions
+    what = _made_of(features, numbers, captions)
     if kept := _read(features.layout.standard, what):
         return kept
     found: dict[Side, Standard] = {}
     for side in features.sides:
         moments = _Moments(features.width)
-        for rows in _rows(features, side, numbers):
+        for rows in _rows(features, side, numbers, captions):
             moments.add(rows)
         if moments.count:
             found[side] = moments.standard(f"{side} of {features.name}")
@@ -75,12 +77,12 @@ def standardise(features: Features, numbers: Ranges) -> dict[Side, Standard]:
     return found
 
 
-def _made_of(features: Features, numbers: Ranges) -> str:
+def _made_of(features: Features, numbers: Ranges, captions: Sequence[str]) -> str:
     """sha256 of all that the statistics depend on."""
     covered = features.verdicts
     trusted = hash_of_file(covered) if covered.exists() else None
     samples = hashlib.sha256(numbers.starts.tobytes() + numbers.stops.tobytes()).hexdigest()
-    return hash_of([features.stamp.rows_hash, samples, trusted, list(features.captions)])
+    return hash_of([features.stamp.rows_hash, samples, trusted, list(captions)])
 
 
 def _read(path: Path, what: str) -> dict[Side, Standard] | None:
@@ -129,12 +131,12 @@ def _signed(vectors: Matrix) -> Matrix:
     return vectors * np.sign(largest)
 
 
-def _rows(features: Features, side: Side, numbers: Ranges) -> Iterator[Rows]:
-    """A side's rows of covered samples, in pieces."""
-    captions = list(features.captions) if side == "texts" else []
-    yield from (features.bank(captions[at : at + PIECE]) for at in range(0, len(captions), PIECE))
-    if side == "texts" and not features.has_texts:
-        return
+def _rows(features: Features, side: Side, numbers: Ranges, captions: Sequence[str]) -> Iterator[Rows]:
+    """A side's rows of covered samples, in pieces, after those of the captions."""
+    if side == "texts":
+        yield from (features.bank(captions[at : at + PIECE]) for at in range(0, len(captions), PIECE))
+        if not features.has_texts:
+            return
     pieces = -(-len(numbers) // PIECE)
     for piece in track(features.pieces(numbers), f"{side} of {features.name}, {PIECE:,} samples at a time", pieces):
         covered = piece[features.covered(piece)]

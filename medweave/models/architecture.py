@@ -73,8 +73,7 @@ def assemble(architecture: Architecture) -> CustomTextCLIP:
         architecture.write_parts(Path(scratch))
         config = architecture.placed(Path(scratch))
         del config["custom_text"]
-        if "multimodal_cfg" in config:
-            raise RequestError("a CoCa model has a text decoder, which Medweave does not train", todo="take a CLIP")
+        _refuse_coca(config)
         config["vision_cfg"]["timm_model_pretrained"] = False
         config["text_cfg"]["hf_model_pretrained"] = False
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -91,8 +92,11 @@ def open_folder(folder: Path) -> DualModel:
 def export(folder: Path, out: Path, repository: str) -> None:
     """Copy a model folder for the hub as `OWNER/NAME`: all that open_clip looks for is then found under that name.
 
-    Where the corpus lies on this machine is left out. The card is written anew and names the repository.
+    Where the corpus lies on this machine is left out. The card is written anew and names the repository. Raises
+    RequestError for a name that the hub could not have.
     """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise RequestError(f"{repository!r} is no name on the hub", todo="write OWNER/NAME")
     config = read_json(folder / CONFIG)
     architecture = architecture_in(folder.resolve(), config["model_cfg"])
     with _whole_folder(out.resolve()) as draft:

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import transformers
 
-from medweave.errors import RequestError, UserError
+from medweave.errors import RequestError, UserError, in_short
 from medweave.models.whole import refuse_broken
 
 HUB = "huggingface_hub"  # its logger tells of each retry
-LONGEST = 160  # characters of a library's own message
 
 
 @contextmanager
@@ -31,11 +30,11 @@ def reaching(name: str, what: str) -> Iterator[None]:
     except Exception as error:  # hub clients and readers of files raise whatever they like
         if Path(name).is_dir():
             refuse_broken(Path(name))
-            raise UserError(f"the {what} in this folder cannot be read", where=name, todo=reason_of(error)) from error
+            raise UserError(f"the {what} in this folder cannot be read", where=name, todo=in_short(error)) from error
         raise UserError(
             f"cannot get the {what} of {name}",
             todo="it is no such folder here, not in the local hub cache, or the hub cannot be reached "
-            f"({reason_of(error)})",
+            f"({in_short(error)})",
         ) from error
 
 
@@ -48,12 +47,7 @@ def making(what: str, where: str | Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # each kind of model raises its own
-        raise RequestError(f"this makes no {what}", where=where, todo=reason_of(error)) from error
-
-
-def reason_of(error: Exception) -> str:
-    """A library's own message on one line, not too long; its kind where it says nothing."""
-    return " ".join(str(error).split())[:LONGEST] or type(error).__name__
+        raise RequestError(f"this makes no {what}", where=where, todo=in_short(error)) from error
 
 
 @contextmanager

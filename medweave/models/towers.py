@@ -92,7 +92,7 @@ def is_convolutional(tower: nn.Module) -> bool:
 
 def _first_of_last_blocks(tower: nn.Module, names: list[str], count: int) -> int:
     """Where in `names` the last `count` blocks begin."""
-    blocks = list(_blocks(tower))
+    blocks = list(blocks_of(tower))
     if not 0 <= count <= len(blocks):
         raise RequestError(f"the tower has {len(blocks)} blocks: {count} of them cannot be left trainable")
     if count == 0:
@@ -101,7 +101,7 @@ def _first_of_last_blocks(tower: nn.Module, names: list[str], count: int) -> int
     return next(at for at, name in enumerate(names) if id(tower.get_parameter(name)) in inside)
 
 
-def _blocks(tower: nn.Module) -> Iterator[nn.Module]:
+def blocks_of(tower: nn.Module) -> Iterator[nn.Module]:
     """The tower's blocks in order; stages of blocks one after another."""
     trunk = getattr(tower, "trunk", tower)
     inner = getattr(trunk, "transformer", trunk)

@@ -122,10 +122,5 @@ class DualModel(nn.Module):
         """Whether `text_pooled` cannot change in training."""
         return is_frozen(self.clip.text)
 
-    @property
-    def frozen_image(self) -> bool:
-        """Whether `image_features` cannot change in training."""
-        return is_frozen(self.clip.visual)
-
     def _laid_out(self, pixels: Tensor) -> Tensor:
         return pixels.contiguous(memory_format=torch.channels_last) if self.channels_last else pixels

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from medweave import progress
-from medweave.errors import RequestError, UserError, unknown_name
+from medweave.errors import RequestError, UserError, in_short, unknown_name
 from medweave.models.architecture import timm_facts
-from medweave.models.reaching import quietly, reaching, reason_of
+from medweave.models.reaching import quietly, reaching
 from medweave.models.towers import projection_names, trunk_prefix
 from medweave.models.whole import AGAIN, fault_of
 
@@ -68,7 +68,7 @@ def unreadable(file: Path, error: Exception) -> UserError:
     fault = fault_of(file) if file.is_file() else None
     if fault:
         return UserError(f"{file.name} {fault}", where=file.parent, todo=AGAIN)
-    return UserError(f"no weights can be read: {reason_of(error)}", where=file, todo=SAFE)
+    return UserError(f"no weights can be read: {in_short(error)}", where=file, todo=SAFE)
 
 
 def weights_file(folder: Path) -> Path:

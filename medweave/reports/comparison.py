@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from medweave.evaluation.compare import Comparison
+from medweave.evaluation.statistics import SIGNIFICANT
 from medweave.reports import charts
 from medweave.reports.page import number, with_interval, write_page
 
 METRICS = {"macro_auroc": "macro AUROC", "balanced_accuracy": "balanced accuracy", "macro_ap": "mean average precision"}
 CHANCE = {"macro_auroc": 0.5}  # where it is the same for every set
-SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ def write(table: Comparison, out: Path, title: str = "Comparison of models") -> 
         sets=len(table.sets),
         images=sum(row["n"] for row in table.sets),
         draws=table.draws,
+        draws_of_p=table.draws_of_p,
+        too_few_draws=table.too_few_draws,
         means=means(table) if table.sets else None,
         differences=differences(table),
         difference_chart=difference_chart(table),

@@ -39,9 +39,9 @@ def picture(pixels: np.ndarray, longest: int = 224) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def number(value: float | None, digits: int = 3) -> str:
+def number(value: float | None) -> str:
     """A value for a table; a dash where there is none."""
-    return "–" if value is None or value != value else f"{value:.{digits}f}"
+    return "–" if value is None or value != value else f"{value:.3f}"
 
 
 def percent(share: float) -> str:

@@ -17,10 +17,12 @@ import numpy as np
 
 from medweave.corpus.images import decode
 from medweave.corpus.store import Corpus, open_corpus
+from medweave.errors import UserError
 from medweave.evaluation.compare import MACROS
 from medweave.evaluation.predictions import Predictions, probabilities
 from medweave.evaluation.results import Result, Results
 from medweave.evaluation.scoring import CALIBRATED
+from medweave.progress import say
 from medweave.reports import charts
 from medweave.reports.page import number, picture, write_page
 from medweave.seeds import generator
@@ -38,6 +40,7 @@ DOMAINS: dict[bool | None, str] = {
     False: "source left out of training",
     None: "training data of this model unknown",
 }
+NO_CORPUS: dict[str, Any] = {"shots": [], "facts": None, "sources": [], "skipped": [], "withdrawn": 0}
 SHOTS = 24
 GUESSES = 3
 REASONS = 20
@@ -80,14 +83,18 @@ class Shot:
 def write_report(
     path: Path,
     results: Results,
-    corpus: Corpus,
+    corpus: Corpus | None,
     *,
     title: str,
     about: str,
     run: Path | None = None,
     baseline: Results | None = None,
 ) -> Path:
-    """Write the page to `path` and return it. baseline: results of a plainer model on the same images, shown beside."""
+    """Write the page to `path` and return it.
+
+    corpus: the one tested; None: the page has no word of it and shows no image. baseline: results of a plainer model on
+    the same images, shown beside.
+    """
     prompted = [result for result in results.results if result["task"] == "zero_shot"]
     return write_page(
         path,
@@ -105,40 +112,54 @@ def write_report(
         details=[detail(results, result) for result in prompted],
         reliability=reliability([p for p in map(results.predictions, prompted) if not p.multi]),
         curves=training_curves(run / "log.jsonl") if run else [],
-        shots=shots(results, corpus),
-        facts=corpus.facts,
         numbers=Path(os.path.relpath(results.folder / "results.json", path.parent)).as_posix(),
-        sources=source_table(corpus.facts),
-        skipped=skipped(corpus),
         reasons=REASONS,
-        withdrawn=len(corpus.withdrawn()),
         failed=results.failed,
         not_scored=results.skipped,
         model=results.model,
+        **(of_corpus(results, corpus) if corpus is not None else NO_CORPUS),
     )
 
 
-def write_evaluation(results: Results, corpus: Path | str | None, run: Path | None) -> Path | None:
-    """The page of one `medweave evaluate`, beside its results; None where the corpus is not at hand.
+def of_corpus(results: Results, corpus: Corpus) -> dict[str, Any]:
+    """What the page says of the corpus tested, and the images that it shows: none where one cannot be read."""
+    try:
+        shown = shots(results, corpus)
+    except UserError as error:
+        say(f"the report shows no images: {error}")
+        shown = []
+    return {
+        "shots": shown,
+        "facts": corpus.facts,
+        "sources": source_table(corpus.facts),
+        "skipped": skipped(corpus),
+        "withdrawn": len(corpus.withdrawn()),
+    }
 
-    corpus: as the user named it; otherwise the one that the model was trained on. run: the run's folder.
+
+def write_evaluation(results: Results, corpus: Corpus | Path | str | None, run: Path | None) -> Path | None:
+    """The page of one `medweave evaluate`, beside its results; None where there is no result.
+
+    corpus: the one that all results rest on; None: there are several. run: the run's folder.
     """
-    where = corpus or (results.model["facts"].get("trained_on") or {}).get("path")
-    if where is None or not results.results:
+    if not results.results:
         return None
+    parts = "the test part of the corpus below" if corpus is not None else "test parts of several corpora"
     return write_report(
         results.folder / "report.html",
         results,
-        open_corpus(where),
+        open_corpus(corpus) if isinstance(corpus, Path | str) else corpus,
         title=f"{results.model['name']}: what it can do",
-        about="Scores of one model with intervals over groups of images, on the test part of the corpus below.",
+        about=f"Scores of one model with intervals over groups of images, on {parts}.",
         run=run,
     )
 
 
-def cards(results: Results, corpus: Corpus) -> list[tuple[str, str]]:
+def cards(results: Results, corpus: Corpus | None) -> list[tuple[str, str]]:
     """The few numbers at the top: (value, what it is)."""
-    found = [(f"{len(corpus):,}", "images in the corpus"), (str(len(corpus.facts["counts"])), "sources")]
+    found = []
+    if corpus is not None:
+        found = [(f"{len(corpus):,}", "images in the corpus"), (str(len(corpus.facts["counts"])), "sources")]
     for title, summary in _summaries(results):
         for metric, value in summary["all"].items():
             sets = f"mean of {value['sets']} sets" if value["sets"] > 1 else "one set"
@@ -301,13 +322,12 @@ def objective_curves(lines: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def shots(results: Results, corpus: Corpus) -> list[Shot]:
     """Test images drawn by a fixed seed, the sources taking turns, each with the prompted answer."""
-    number_of = {name: i for i, name in enumerate(corpus.index(["id"])["id"].to_pylist())}
-    prompted = [r for r in results.results if r["task"] == "zero_shot"]
-    asked = [r for r in prompted if results.predictions(r).ids[0] in number_of]  # others are of another corpus
-    if not asked:
-        return []
-    each = max(1, SHOTS // len(asked))
-    return [shot for result in asked for shot in _shots_of(results, result, corpus, number_of, each)][:SHOTS]
+    prompted = [(r, results.predictions(r)) for r in results.results if r["task"] == "zero_shot"]
+    drawn = [(r, p, generator("report", r["source"]).permutation(len(p.ids))[:SHOTS]) for r, p in prompted]
+    number_of = _numbers_of(corpus, [name for _, p, rows in drawn for name in p.ids[rows].tolist()])
+    asked = [(r, p, rows) for r, p, rows in drawn if p.ids[rows[0]] in number_of]  # others are of another corpus
+    each = max(1, SHOTS // max(1, len(asked)))
+    return [_shot(r, p, row, corpus, number_of[p.ids[row]]) for r, p, rows in asked for row in rows[:each]][:SHOTS]
 
 
 def source_table(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -347,25 +367,25 @@ def guesses(scores: np.ndarray, shown: Collection[int], classes: Sequence[str], 
     ]
 
 
-def _shots_of(
-    results: Results, result: Result, corpus: Corpus, number_of: Mapping[str, int], count: int
-) -> Sequence[Shot]:
-    predictions = results.predictions(result)
+def _numbers_of(corpus: Corpus, ids: Sequence[str]) -> dict[str, int]:
+    """The numbers of those samples that the corpus has."""
+    wanted = list(dict.fromkeys(ids))
+    numbers = corpus.numbers_of(wanted).tolist()
+    return {name: number for name, number in zip(wanted, numbers, strict=True) if number >= 0}
+
+
+def _shot(result: Result, predictions: Predictions, row: int, corpus: Corpus, number: int) -> Shot:
+    """One image of a result, by its row of the predictions and its number in the corpus."""
     calibrated = CALIBRATED in predictions.scores
-    logits = predictions.scores[CALIBRATED if calibrated else predictions.answer]
+    logits = predictions.scores[CALIBRATED if calibrated else predictions.answer][row : row + 1]
     scores = logits if predictions.multi else probabilities(logits, False)
-    chosen = generator("report", result["source"]).permutation(len(predictions.ids))[:count]
-    return [
-        Shot(
-            picture=picture(decode(corpus.read(number_of[predictions.ids[i]]), limits=corpus.limits)),
-            source=result["source"],
-            guesses=guesses(
-                scores[i], np.flatnonzero(predictions.truth[i] == 1), predictions.classes, not predictions.multi
-            ),
-            calibrated=calibrated or predictions.multi,
-        )
-        for i in chosen
-    ]
+    present = np.flatnonzero(predictions.truth[row] == 1)
+    return Shot(
+        picture=picture(decode(corpus.read(number), limits=corpus.limits)),
+        source=result["source"],
+        guesses=guesses(scores[0], present, predictions.classes, not predictions.multi),
+        calibrated=calibrated or predictions.multi,
+    )
 
 
 def _second(result: Result) -> str:

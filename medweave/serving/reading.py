@@ -13,8 +13,8 @@ from typing import Any
 
 from medweave.corpus.images import prepare
 from medweave.corpus.limits import BadImage
+from medweave.corpus.manifest import rows_of_tree
 from medweave.corpus.recipe import ImageRecipe, LimitsRecipe
-from medweave.corpus.sources._rows import rows_of_tree
 from medweave.errors import RequestError, nearest
 from medweave.recipe import check
 

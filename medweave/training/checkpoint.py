@@ -8,7 +8,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from medweave.errors import UserError
+from medweave.errors import UserError, in_short
 from medweave.files import whole_file, write_bytes
 
 NAME, BEST = "step-{:09d}.pt", "best.safetensors"
@@ -37,7 +37,7 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # a damaged archive can raise anything inside torch
-        reason = str(error).splitlines()[0]
+        reason = in_short(error)
         raise UserError(
             f"the checkpoint cannot be read: {reason}", where=path, todo="remove it to start anew"
         ) from None

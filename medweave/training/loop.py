@@ -97,7 +97,7 @@ def _steps(work: Work, log: Log | None) -> None:
     for share, waited in batches(work.loader, work.step, total, work.workers, work.ranks.device.type == "cuda"):
         soup.begin_branch(work)
         set_rate(work.optimiser, rate(_in_branch(work), settings.branch_steps, settings.optimiser.warmup))
-        made = _step(work, share)
+        made = one_step(work, share)
         work.counts.add(share)
         work.step += 1
         watch.add(settings.batch, waited)
@@ -130,7 +130,8 @@ class _Made(NamedTuple):
     taught: dict[str, float]
 
 
-def _step(work: Work, share: Share) -> _Made:
+def one_step(work: Work, share: Share) -> _Made:
+    """One step of the run: forward, backward, optimiser, averages."""
     read = _readable(share, work.ranks)
     batch = work.batch(work.data.order, share)
     losses = backward(work.towers, work.objectives, share, batch, read, work.ranks)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from medweave.corpus.captions.bank import Bank, Triplet
+from medweave.corpus.known import LabelSet
 from medweave.seeds import generator
-from medweave.training.positives import LabelSet
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
 

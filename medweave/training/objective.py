@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from medweave.corpus.known import LabelSet
 from medweave.errors import RequestError
 from medweave.seeds import seed_of
-from medweave.training.positives import LabelSet
 from medweave.training.recipe import OBJECTIVES, ObjectiveRecipe
 
 Losses = dict[str, Tensor]
@@ -42,13 +42,15 @@ class TeacherRows:
     """What one teacher stored of a batch. image, text: [B, E] float32 unit rows, None for a side that it lacks.
 
     gate: [B] >= 0, how far it is trusted on each sample; 0: it does not cover it, and its rows mean nothing.
-    menu: [K c, E], its rows of the menu's captions, None where no objective needs them.
+    menu: [K c, E], its rows of the menu's captions, None where no objective needs them. known: [B] bool, which samples'
+    texts have a row; None: all. Of a sample whose text has none it tells the image alone.
     """
 
     gate: Tensor
     image: Tensor | None = None
     text: Tensor | None = None
     menu: Tensor | None = None
+    known: Tensor | None = None
 
     def of(self, kept: Tensor) -> TeacherRows:
         """The rows of some samples. kept: their places, int64, or a mask."""
@@ -57,13 +59,22 @@ class TeacherRows:
 
     def each(self, change: Callable[[Tensor], Tensor]) -> TeacherRows:
         """The same with what is known of each sample changed; the menu's rows stay."""
-        image, text = (None if rows is None else change(rows) for rows in (self.image, self.text))
-        return TeacherRows(change(self.gate), image, text, self.menu)
+        image, text, known = (None if rows is None else change(rows) for rows in (self.image, self.text, self.known))
+        return TeacherRows(change(self.gate), image, text, self.menu, known)
+
+    def gate_of(self, *sides: str) -> Tensor:
+        """The gate where each of these sides has a row, 0 elsewhere: [B]."""
+        return self.gate * self.known if "text" in sides and self.known is not None else self.gate
+
+    @property
+    def told(self) -> Tensor:
+        """The gate where it tells anything of a sample, 0 elsewhere: [B]."""
+        return self.gate_of("text") if self.image is None else self.gate
 
     @property
     def covered(self) -> Tensor:
-        """[B] bool."""
-        return self.gate > 0
+        """Of which samples it tells anything: [B] bool."""
+        return self.told > 0
 
 
 @dataclass(frozen=True)
@@ -121,16 +132,21 @@ class Given:
     teachers: Mapping[str, Teacher] = field(default_factory=dict)
     drop: float = 0.0
 
+    @property
+    def without_scale(self) -> list[str]:
+        """The two-tower teachers whose own scale is not known."""
+        return [name for name, of in self.teachers.items() if len(of.sides) == 2 and of.scale is None]
+
     def scales(self, objective: str) -> dict[str, float]:
-        """The own scale of each two-tower teacher. Raises RequestError where there is none, or one is not known."""
-        both = {name: teacher.scale for name, teacher in self.teachers.items() if len(teacher.sides) == 2}
-        if self.teachers and not both:
+        """The own scale of each two-tower teacher whose scale is known. Raises RequestError where there is none."""
+        known = {name: of.scale for name, of in self.teachers.items() if len(of.sides) == 2 and of.scale is not None}
+        if self.without_scale and not known:
+            unknown = " and ".join(self.without_scale)
+            what = f"{objective} needs a teacher's own scale, and that of {unknown} is not known"
+            raise RequestError(what, where="train.teachers", todo="give `scale:`")
+        if self.teachers and not known:
             raise RequestError(f"{objective} needs a teacher with both towers", where="train.teachers")
-        for name, scale in both.items():
-            if scale is None:
-                what = f"its own scale, which {objective} needs, is not known"
-                raise RequestError(what, where=f"teacher {name}", todo="give `scale:`")
-        return {name: scale for name, scale in both.items() if scale is not None}
+        return known
 
 
 @dataclass(frozen=True)
@@ -160,6 +176,7 @@ class Objective(nn.Module, ABC):
 
     menu_captions = 0  # how many captions of every finding it wants at each step
     learns_from_teachers = False
+    left_out: Sequence[str] = ()  # teachers that it learns nothing from, as their own scale is not known
 
     @abstractmethod
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
@@ -219,6 +236,11 @@ class Objectives(nn.Module):
         chosen = Objectives([], Given(0))
         chosen.parts, chosen.menu_captions = nn.ModuleList(plain or self.parts), self.menu_captions
         return chosen
+
+    @property
+    def left_out(self) -> dict[str, Sequence[str]]:
+        """Kind of objective -> teachers that it learns nothing from, as their own scale is not known."""
+        return {type(part).__name__.lower(): part.left_out for part in self._each() if part.left_out}
 
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
         """The losses of all objectives by name."""

@@ -143,7 +143,7 @@ def _with_peaks(
 
 def _depths(tower: nn.Module) -> dict[str, int]:
     """How many steps below the top each parameter lies: 0 after the last block, 1 in it, and so on down to the stem."""
-    blocks = [{id(p) for p in block.parameters()} for block in towers._blocks(tower)]
+    blocks = [{id(p) for p in block.parameters()} for block in towers.blocks_of(tower)]
     depths: dict[str, int] = {}
     below = True
     for name, parameter in tower.named_parameters():

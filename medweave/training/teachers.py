@@ -3,7 +3,7 @@
 Trust is measured on the run's own training samples, whatever was measured when the rows were made, and kept with the
 run: a fold's test images have no say in it. What a teacher was itself trained on tells nothing: a run of Medweave is
 measured on the samples of the training and validation parts that it has not seen. A text that joins several captions
-has the mean of their rows; a sample whose text has no row at all is one that the teacher does not cover.
+has the mean of their rows; of a sample whose text has no row a teacher tells the image alone.
 
 b samples of a share, E width of a teacher, T captions of the menu.
 """
@@ -11,7 +11,7 @@ b samples of a share, E width of a teacher, T captions of the menu.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from medweave.files import hash_of
 from medweave.models.teachers.catalogue import UNKNOWN, card, cards
 from medweave.models.teachers.licences import Terms, terms_of
 from medweave.progress import say
+from medweave.recipe import as_data
 from medweave.training.captions import Caption
 from medweave.training.distributed import Ranks
 from medweave.training.objective import Given, Standard, Teacher, TeacherRows
@@ -47,10 +48,17 @@ PLACE = re.compile(r"(?<=^teacher:)[^@]*/|(?:^|(?<=[:@]))/[^@]*/")  # of files o
 
 
 class Taught:
-    """One teacher's rows, as a run takes them. typical: the score of samples where nothing was measured."""
+    """One teacher's rows, as a run takes them.
 
-    def __init__(self, recipe: TeacherRecipe, features: Features, trust: float, typical: float = 1.0) -> None:
-        self.recipe, self.features, self.trust, self.typical = recipe, features, trust, typical
+    captions: of the bank, those that the run may draw and that have a row. typical: the score of samples where nothing
+    was measured.
+    """
+
+    def __init__(
+        self, recipe: TeacherRecipe, features: Features, trust: float, captions: Set[str], typical: float = 1.0
+    ) -> None:
+        self.recipe, self.features, self.trust = recipe, features, trust
+        self.captions, self.typical = captions, typical
 
     @property
     def name(self) -> str:
@@ -61,14 +69,13 @@ class Taught:
         self, numbers: Numbers, views: NDArray[np.int64] | None, captions: Sequence[Caption], menu: Sequence[str]
     ) -> TeacherRows:
         """What it says of some samples [b] in these views (None: whole), with these captions, and of the menu [T]."""
-        gate, image, text, choice = self.gate(numbers), None, None, None
+        image, text, choice, known = None, None, None, None
         if "images" in self.features.sides:
             image = torch.from_numpy(self.features.image(numbers, views))
         if "texts" in self.features.sides:
-            told, known = self.text(numbers, captions)
-            gate, text = gate * known, torch.from_numpy(told)
-            choice = torch.from_numpy(self.features.bank(menu)) if menu and self.features.captions else None
-        return TeacherRows(torch.from_numpy(gate.astype(np.float32)), image, text, choice)
+            text, known = map(torch.from_numpy, self.text(numbers, captions))
+            choice = torch.from_numpy(self.features.bank(menu)) if menu and self.captions else None
+        return TeacherRows(torch.from_numpy(self.gate(numbers)), image, text, choice, known)
 
     def gate(self, numbers: Numbers) -> Rows:
         """How far it is trusted on some samples, [b]: 0 where it covers them not."""
@@ -82,6 +89,8 @@ class Taught:
         own = [(at, one.own) for at, one in enumerate(captions) if one.own is not None and self.features.has_texts]
         if own:
             places, which = np.array(own).T
+            stored = which < self.features.text_counts(numbers[places])  # the first 255 of a sample have a row
+            places, which = places[stored], which[stored]
             rows[places], known[places] = self.features.text(numbers[places], which), True
         drawn = [(at, part) for at, one in enumerate(captions) if self._has(one) for part in one.parts]
         if drawn:
@@ -93,14 +102,33 @@ class Taught:
 
     def _has(self, caption: Caption) -> bool:
         """Whether a caption is a bank's, and every part of it has a row."""
-        return caption.own is None and bool(caption.parts) and set(caption.parts) <= self.features.captions.keys()
+        return caption.own is None and bool(caption.parts) and set(caption.parts) <= self.captions
 
     def known(self, training: Ranges) -> Teacher:
         """What objectives know of it: its scale, and the statistics of its rows over the training samples."""
-        found = {side: _standard(one) for side, one in statistics.standardise(self.features, training).items()}
+        made = statistics.standardise(self.features, training, sorted(self.captions))
+        found = {side: _standard(one) for side, one in made.items()}
+        return Teacher(self.scale, found.get("images"), found.get("texts"), captions=bool(self.features.captions))
+
+    @property
+    def outline(self) -> Teacher:
+        """What objectives know of it before anything is computed from its rows: these count as standardised."""
+        features = self.features
+        plain = Standard(torch.zeros(features.width), *[torch.eye(features.width)] * 2)
+        image = plain if "images" in features.sides else None
+        text = plain if "texts" in features.sides and (features.has_texts or self.captions) else None
+        return Teacher(self.scale, image, text, captions=bool(features.captions))
+
+    @property
+    def scale(self) -> float | None:
+        """Of its affinities: the recipe's, else its own head's; None where neither is known."""
         head = self.features.stamp.head
-        scale = self.recipe.scale or (head.scale if head else None)
-        return Teacher(scale, found.get("images"), found.get("texts"), captions=bool(self.features.captions))
+        return self.recipe.scale or (head.scale if head else None)
+
+    @property
+    def is_a_run(self) -> bool:
+        """Whether it states what it was trained on."""
+        return self.features.stamp.teacher.trained_on is not None
 
     @property
     def trained_on(self) -> Ranges | None:
@@ -113,8 +141,8 @@ class Taught:
 
     @property
     def hash(self) -> str:
-        """sha256 of all rows."""
-        return hash_of([self.features.stamp.rows_hash, list(self.features.captions)])
+        """sha256 of all rows that the run may take, but for views."""
+        return hash_of([self.features.stamp.rows_hash, sorted(self.captions)])
 
     @property
     def terms(self) -> Terms:
@@ -165,6 +193,10 @@ class Teachers:
         known = known or self._known(training)
         return Given(width, {name: one.to(ranks.device) for name, one in known.items()}, self.recipe.drop)
 
+    def outlined(self, width: int) -> Given:
+        """The same before anything is computed: enough to tell whether objectives can learn from these teachers."""
+        return Given(width, {one.name: one.outline for one in self.taught}, self.recipe.drop)
+
     def measured(self, training: Ranges, validation: Ranges, run: Path, ranks: Ranks) -> Teachers:
         """The same teachers, trusted by what they do on these samples; kept in the run's folder.
 
@@ -182,28 +214,29 @@ class Teachers:
 
     def _covered(self, one: Taught, training: Ranges, validation: Ranges, file: Path) -> Coverage:
         """Judge one teacher on what it has not seen."""
-        met = one.trained_on
-        if self.recipe.unseen and met is None and one.features.stamp.teacher.trained_on is not None:
-            raise UserError(
-                f"{one.name} was trained on another corpus or state of it: what it has seen is not known",
-                where="train.teachers.unseen",
-                todo="train it anew, or set unseen=false",
-            )
-        measuring = training if met is None else _union(training, validation, len(one.features.corpus))
+        met, measuring = one.trained_on, training
+        if met is not None:
+            measuring = _union(training, validation, len(one.features.corpus))
+        elif one.is_a_run:
+            what = f"{one.name} was trained on another corpus or state of it: what it has seen is not known"
+            if self.recipe.unseen:
+                todo = "train it anew, or set unseen=false"
+                raise UserError(what, where="train.teachers.unseen", todo=todo)
+            say(f"{what}; it is measured on the {len(validation):,} samples of the validation part alone")
+            measuring = validation
         return cover(one.features, measuring, known_to=met, unseen=self.recipe.unseen, file=file)
 
-    def check_captions(self, captions: Collection[str]) -> None:
-        """Raises UserError where a teacher has rows of bank captions, but not of all that the run may draw."""
-        for one in self.taught:
-            missing = sorted(set(captions) - set(one.features.captions)) if "texts" in one.features.sides else []
-            if missing and not one.features.captions:
-                say(f"{one.name} has no rows of bank captions: where an image is shown with one, it says nothing")
-            elif missing:
-                raise UserError(
-                    f"{one.name} has no rows of {len(missing):,} captions that this run draws, such as {missing[0]!r}",
-                    where="train.teachers",
-                    todo="run `medweave features` again, with this run's labels and banks: it adds them",
-                )
+    def hashes(self) -> dict[str, str]:
+        """Of all that a step takes from teachers."""
+        views = {"replayed views": hash_of(as_data(self.views))} if self.views is not None else {}
+        return {f"teacher {one.name}": one.hash for one in self.taught} | views
+
+    def drawing(self, captions: Collection[str]) -> Teachers:
+        """The same teachers for a run that may draw these captions of the bank.
+
+        Raises UserError where one has rows of bank captions, but not of all these.
+        """
+        return Teachers(self.recipe, [_drawing(one, captions) for one in self.taught])
 
     def _known(self, training: Ranges) -> dict[str, Teacher]:
         return {one.name: one.known(training) for one in self.taught}
@@ -213,19 +246,39 @@ def teachers_of(corpus: Corpus, recipe: TeachersRecipe) -> Teachers:
     """Open the rows that a recipe names. Raises RequestError, or UserError where they are not the corpus's."""
     opened = [open_features(corpus, one.name, root=recipe.folder) for one in recipe.rows]
     pairs = zip(recipe.rows, opened, strict=True)
-    return Teachers(recipe, [Taught(one, features, recipe.trust) for one, features in pairs])
+    return Teachers(recipe, [Taught(one, rows, recipe.trust, frozenset(rows.captions)) for one, rows in pairs])
+
+
+def _drawing(one: Taught, captions: Collection[str]) -> Taught:
+    """A teacher for a run that may draw these captions. Raises UserError as `Teachers.drawing`."""
+    there = one.features.captions.keys()
+    missing = sorted(set(captions) - there) if "texts" in one.features.sides else []
+    if missing and not there:
+        say(f"{one.name} has no rows of bank captions: where an image is shown with one, it says nothing of that")
+    elif missing:
+        raise UserError(
+            f"{one.name} has no rows of {len(missing):,} captions that this run draws, such as {missing[0]!r}",
+            where="train.teachers",
+            todo="run `medweave features` again, with this run's labels and banks: it adds them",
+        )
+    return Taught(one.recipe, one.features, one.trust, there & set(captions), one.typical)
 
 
 def _views(opened: Sequence[Features]) -> Views | None:
-    """The stored views that all teachers with images share; None where one has none.
+    """The stored views that all teachers with images share; None where none has any.
 
-    Raises RequestError where they are different ones.
+    Raises RequestError where they are different ones, or some have none.
     """
     seeing = [features for features in opened if "images" in features.sides]
-    found = [features.views for features in seeing]
-    views = [one for one in found if one is not None]
-    if not views or len(views) < len(found):
+    views = [features.views for features in seeing if features.views is not None]
+    if not views:
         return None
+    if without := [features.name for features in seeing if features.views is None]:
+        raise RequestError(
+            f"some teachers have rows of views, {' and '.join(without)} none",
+            where="train.teachers",
+            todo="make them with `medweave features … --views N`, or set train.teachers.replay=false",
+        )
     count = min(one.count for one in views)
     alike = [one.model_copy(update={"count": count}) for one in views]
     for features, one in zip(seeing, alike, strict=True):
@@ -253,7 +306,7 @@ def _as_measured(one: Taught, file: Path, training: Ranges) -> Taught:
             where="train.teachers",
             todo="leave it out, or set unseen=false if it was trained on them all",
         )
-    return Taught(one.recipe, features, one.trust, scores / scored if scored else 1.0)
+    return Taught(one.recipe, features, one.trust, one.captions, scores / scored if scored else 1.0)
 
 
 def _union(one: Ranges, other: Ranges, samples: int) -> Ranges:

@@ -18,7 +18,7 @@ from medweave.corpus.store import Corpus, open_corpus
 from medweave.corpus.views import strata_of
 from medweave.errors import RequestError
 from medweave.evaluation.parts import ranges_of
-from medweave.files import write_json
+from medweave.files import hash_of, write_json
 from medweave.models import dual
 from medweave.models.teachers.licences import Inherited, inherited
 from medweave.models.towers import drops
@@ -58,11 +58,12 @@ class Data:
 
     def hashes(self) -> dict[str, str]:
         """Of all that decides what a step sees, beside the recipe."""
-        captions = bank_hash(self.captions.bank)
+        shares = {source: shares.model_dump() for source, shares in self.captions.shares.items()}
+        captions = hash_of([bank_hash(self.captions.bank), shares])
         data = {"corpus": self.corpus.hash, "captions": captions, "training samples": self.mix.hash}
         block = {"train.mix.block": str(self.mix.block)} if self.mix.block > 1 else {}
-        teachers = {f"teacher {one.name}": one.hash for one in self.teachers.taught} if self.teachers else {}
-        return data | block | teachers | self.corpus.overlay_hashes(self.corpus.labels)
+        taught = self.teachers.hashes() if self.teachers is not None else {}
+        return data | block | taught | self.corpus.overlay_hashes(self.corpus.labels)
 
     def batch(self, numbers: Numbers, menu: Menu | None) -> Batch:
         """What is known of the samples of a batch, by their numbers [B]."""
@@ -156,9 +157,7 @@ def data_of(recipe: Recipe, ranks: Ranks) -> Data:
     captions = captions_of(corpus, settings.captions, recipe.seed)
     teachers = teachers_of(corpus, settings.teachers) if settings.teachers is not None else None
     data = Data(corpus, mix, order, captions, labels_of(corpus), teachers, inherited_by(corpus, mix, teachers))
-    if teachers is not None:
-        teachers.check_captions(data.bank_captions)
-    return data
+    return data if teachers is None else replace(data, teachers=teachers.drawing(data.bank_captions))
 
 
 def inherited_by(corpus: Corpus, mix: Mix, teachers: Teachers | None) -> Inherited:
@@ -177,12 +176,15 @@ def prepare(recipe: Recipe, run: Run, data: Data, ranks: Ranks) -> Work:
     settings: TrainRecipe = section(recipe, "train")
     model = dual.build(section(recipe, "model"), recipe.seed).to(ranks.device)
     check_heads(recipe, model)
-    teachers = data.teachers
+    teachers, given = data.teachers, Given(model.dim)
+    asked = Objectives(settings.objectives, teachers.outlined(model.dim) if teachers is not None else given)
+    check_teachers(recipe, asked)  # before any is measured, which may take hours
+    if ranks.first:
+        say_left_out(asked)
     if teachers is not None:
         teachers = teachers.measured(data.training, held_out(data.corpus, settings), run.path, ranks)
-    given = teachers.given(model.dim, data.training, ranks) if teachers is not None else Given(model.dim)
+        given = teachers.given(model.dim, data.training, ranks)
     objectives = Objectives(settings.objectives, given, recipe.seed).to(ranks.device)
-    check_teachers(recipe, objectives)
     menu = menu_of(data, objectives, recipe.seed)
     ranks.same_start([*model.state_dict().values(), *objectives.state_dict().values()])
     look = look_of(model, settings, teachers)
@@ -247,6 +249,12 @@ def check_teachers(recipe: Recipe, objectives: Objectives) -> None:
     if named and not learning:
         todo = "add one, such as feature or affinity, or leave the teachers out"
         raise RequestError("no objective learns from teachers", where="train.objectives", todo=todo)
+
+
+def say_left_out(objectives: Objectives) -> None:
+    """Which teachers an objective learns nothing from."""
+    for kind, names in objectives.left_out.items():
+        say(f"{kind} leaves out {' and '.join(names)}, whose own scale is not known (give `scale:` to use it)")
 
 
 def menu_of(data: Data, objectives: Objectives, seed: int) -> Menu | None:

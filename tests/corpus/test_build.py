@@ -267,7 +267,7 @@ def test_images_added_to_a_source_get_shards_of_their_own(tmp_path, recipe_of, r
 
 
 def test_shards_that_came_out_empty_leave_no_name_to_be_taken_again(tmp_path, recipe_of, raw_images):
-    """The images of one modality are missing at first: their shards are dropped, with lower numbers than the others'."""
+    """The images of one modality are missing at first: their shards are dropped, and have lower numbers."""
     raw = raw_images(tmp_path / "raw", 40)
     rows = csv.read_csv(raw / "manifest.csv").to_pylist()
     away = tmp_path / "away"

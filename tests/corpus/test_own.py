@@ -12,9 +12,9 @@ import pytest
 from medweave.corpus.build import build, dry_run
 from medweave.corpus.captions.bank import Bank
 from medweave.corpus.info import info_text
-from medweave.corpus.preview import preview
 from medweave.corpus.store import open_corpus
 from medweave.errors import RequestError
+from medweave.reports.preview import preview
 
 MINE = """
 - modality: xray

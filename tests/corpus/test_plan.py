@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from medweave.corpus.make_shard import Cost
-from medweave.corpus.plan import Crowd, dry_run_text, listed, make_plan, warnings_of
+from medweave.corpus.plan import Crowd, listed, make_plan
+from medweave.corpus.plan_text import dry_run_text, warnings_of
 from medweave.corpus.recipe import CorpusRecipe
 from medweave.corpus.sample import Sample
 from medweave.corpus.vocabulary import load

@@ -14,11 +14,11 @@ from PIL import Image
 
 from medweave.corpus.build import build
 from medweave.corpus.info import info_text, table
-from medweave.corpus.preview import choose, preview
 from medweave.corpus.recipe import CorpusRecipe
 from medweave.corpus.store import Corpus, open_corpus
 from medweave.errors import RequestError
 from medweave.recipe import check
+from medweave.reports.preview import choose, preview
 
 
 @pytest.fixture(scope="module")

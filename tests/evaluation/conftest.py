@@ -12,6 +12,7 @@ import pytest
 import threadpoolctl
 
 from medweave import seeds
+from medweave.corpus.recipe import LimitsRecipe
 from medweave.corpus.store import Stratum
 from medweave.files import hash_of
 
@@ -21,12 +22,14 @@ WIDTH = 12
 class World:
     """A corpus, as the store gives it, without files: rows are added, then read."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.hash = path, "c" * 64
+    def __init__(self, path: Path, hash: str = "c" * 64) -> None:
+        self.path, self.hash = path, hash
         self.rows: list[dict] = []
         self.pixels: list[bytes] = []
         self.overlays: dict[str, pa.Table] = {}
         self.gone: set[int] = set()
+        self.shards: list[dict] = []
+        self.limits = LimitsRecipe()
 
     def add(self, source, states, split="train", group=None, modality="xray", anatomy="chest", noise=0.6):
         """One image; states: finding -> state."""
@@ -71,8 +74,8 @@ class World:
         """Every sample alone, as if each had been added to the corpus by a build of its own."""
         return [Stratum(r["source"], r["split"], r["modality"], n, n + 1) for n, r in enumerate(self.rows)]
 
-    def batches(self, columns):
-        return iter(self.index(columns).to_batches())
+    def batches(self, columns, size=None):
+        return iter(self.index(columns).to_batches(size))
 
     def take(self, numbers, columns):
         return self.index(columns).take(pa.array(numbers))
@@ -159,6 +162,12 @@ def one_thread():
 @pytest.fixture
 def world(tmp_path):
     return World(tmp_path / "corpus")
+
+
+@pytest.fixture
+def make_world(tmp_path):
+    """A function of a name and a hash to another corpus."""
+    return lambda name, hash: World(tmp_path / name, hash)
 
 
 @pytest.fixture

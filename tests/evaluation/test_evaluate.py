@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pytest
 from medweave.errors import RequestError
 from medweave.evaluation import predictions, scoring
 from medweave.evaluation.benchmark import Benchmark, listing
-from medweave.evaluation.evaluate import evaluate, recipe_of
+from medweave.evaluation.evaluate import evaluate, evaluated, recipe_of
 from medweave.evaluation.recipe import EvaluateRecipe, Part
 from medweave.evaluation.results import load
 from medweave.evaluation.tasks import zero_shot
@@ -66,6 +67,7 @@ def test_results_hold_what_the_design_lists(filled, model, tmp_path):
 
 def test_predictions_give_the_same_numbers_again(filled, model, tmp_path):
     results = evaluate(model, ["corpus-zero-shot", "corpus-probe"], filled, tmp_path / "out", QUICK)
+    assert len(results.results) == 4 and not results.failed
     for result in results.results:
         again = scoring.numbers(results.predictions(result), 100, 0)
         assert {name: result[name] for name in again} == json.loads(json.dumps(again))
@@ -99,6 +101,16 @@ def test_a_second_evaluation_embeds_nothing_and_opens_nothing(filled, model, mak
     elsewhere = evaluate(make_model(), both, filled, tmp_path / "other", QUICK)
     assert [r["openings"] for r in elsewhere.results] == [r["openings"] + 2 for r in first.results]
     assert [r["metrics"] for r in elsewhere.results] == [r["metrics"] for r in first.results]
+
+
+def test_a_result_without_its_predictions_is_made_anew(filled, model, tmp_path):
+    first = evaluate(model, ["corpus-zero-shot"], filled, tmp_path / "out", QUICK)
+    (tmp_path / "out" / "corpus-zero-shot" / "chest" / "predictions.parquet").unlink()
+    second = evaluate(model, ["corpus-zero-shot"], filled, tmp_path / "out", QUICK)
+    assert second.summary == first.summary
+    chest, knee = second.results
+    assert (chest["openings"], knee["openings"]) == (2, 1)
+    assert second.predictions(chest).ids.tolist() == first.predictions(chest).ids.tolist()
 
 
 def test_one_broken_case_is_recorded_and_the_others_go_on(filled, model, tmp_path, monkeypatch):
@@ -246,10 +258,60 @@ def test_the_model_s_own_fold_a_set_left_out_and_another_corpus_may_be_asked_for
     assert not evaluate(model, None, folded, tmp_path / "other", asked).failed
 
 
+def told(corpus, part=FOLDS, **more):
+    return {"corpus": corpus.hash, "part": part, **more}
+
+
+def test_what_the_start_was_trained_on_is_refused_too(folded, model, tmp_path):
+    other = {"overlay": "folds", "fold": 1}
+    model.facts = {"trained_on": told(folded, other, before=told(folded))}
+    why = r"fold 1 of folds are images that the model that this one goes on from was trained on, which kept fold 2"
+    for data in (None, Part(**other)):
+        with pytest.raises(RequestError, match=rf"{why}.*train it from a model that kept fold 1 of folds too$"):
+            evaluate(model, None, folded, tmp_path / "out", EvaluateRecipe(draws=100, data=data))
+    model.facts = {"trained_on": told(folded, before=told(folded, before=told(folded)))}
+    results = evaluate(model, ["corpus-zero-shot"], folded, tmp_path / "out", QUICK)
+    assert not results.failed and {r["fold"] for r in results.results} == {2}
+    with pytest.raises(RequestError, match=r"images that the model was trained on.*give evaluate\.data\.fold=2$"):
+        evaluate(model, None, folded, tmp_path / "out", EvaluateRecipe(draws=100, data=Part(**other)))
+
+
+def test_a_model_that_went_on_elsewhere_is_tested_on_the_fold_of_its_first_training(folded, model, tmp_path):
+    model.facts = {"trained_on": {"corpus": "another", "part": {}, "before": told(folded)}}
+    results = evaluate(model, ["corpus-zero-shot"], folded, tmp_path / "out", QUICK)
+    assert {r["fold"] for r in results.results} == {2} and not results.failed
+
+
+def test_sources_and_twins_of_every_training_count(filled, model, tmp_path):
+    knee = next(n for n, row in enumerate(filled.rows) if (row["source"], row["split"]) == ("knee", "test"))
+    train = next(n for n, row in enumerate(filled.rows) if (row["source"], row["split"]) == ("chest", "train"))
+    filled.rows[knee]["phash"] = filled.rows[train]["phash"] ^ 0b101
+    before = told(filled, {}, leave_out=["knee"])
+    model.facts = {"trained_on": told(filled, {}, leave_out=["chest", "knee"], before=before)}
+    results = evaluate(model, ["corpus-zero-shot"], filled, tmp_path / "out", QUICK)
+    assert {r["source"]: (r["in_domain"], r["leaks"]) for r in results.results} == {
+        "chest": (True, 0),
+        "knee": (False, 1),
+    }
+
+
+@pytest.mark.parametrize("before", [None, {"corpus": "gone", "path": "/nowhere", "part": {}}])
+def test_what_no_known_training_has_met_a_start_of_unknown_data_may_have(filled, model, tmp_path, before):
+    knee = next(n for n, row in enumerate(filled.rows) if (row["source"], row["split"]) == ("knee", "test"))
+    train = next(n for n, row in enumerate(filled.rows) if (row["source"], row["split"]) == ("chest", "train"))
+    model.facts = {"trained_on": told(filled, {}, leave_out=["knee"], before=before)}
+    results = evaluate(model, ["corpus-zero-shot"], filled, tmp_path / "out", QUICK)
+    assert {r["source"]: r["in_domain"] for r in results.results} == {"chest": True, "knee": None}
+    assert {r["leaks"] for r in results.results} == {None} == {r["leaks_by"] for r in results.results}
+    filled.rows[knee]["group"] = filled.rows[train]["group"]
+    results = evaluate(model, ["corpus-zero-shot"], filled, tmp_path / "again", QUICK)
+    assert {r["source"]: r["leaks"] for r in results.results} == {"chest": None, "knee": 1}
+
+
 def test_a_corpus_that_has_moved_is_no_reason_to_open_the_test_again(filled, make_model, tmp_path):
     for path in ("here", "there"):
         model = make_model()
-        model.facts = {"trained_on": {"corpus": filled.hash, "path": path, "part": {}}}
+        model.facts = {"trained_on": told(filled, {}, path=path, before=told(filled, {}, path=path))}
         results = evaluate(model, ["corpus-zero-shot"], filled, tmp_path / "out", QUICK)
     assert {result["openings"] for result in results.results} == {1} and model.seen["images"] == 0
 
@@ -344,9 +406,39 @@ def test_the_run_s_recipe_says_how_it_is_evaluated(tmp_path):
     assert recipe_of(tmp_path, ["evaluate.draws=200"]).draws == 200
     with pytest.raises(RequestError, match=r"evaluate\.draws: .*got -3"):
         recipe_of(tmp_path, ["evaluate.draws=-3"])
-    for run, override in ((tmp_path, "draws=200"), (tmp_path / "nowhere", "evaluate.draws=200")):
-        with pytest.raises(RequestError, match=r"evaluate\.a\.b=c|no such file"):
-            recipe_of(run, [override])
+    for run in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(RequestError, match=r"write evaluate\.a\.b=c$"):
+            recipe_of(run, ["draws=200"])
     (tmp_path / "recipe.yaml").write_text("evaluate: {draw: 123}\n")
     with pytest.raises(RequestError, match="draws"):
         recipe_of(tmp_path)
+
+
+def test_a_model_without_a_recipe_is_evaluated_as_asked(filled, model, tmp_path):
+    foreign = Path("open_clip:RN50/openai")
+    asked = ["evaluate.draws=200", "evaluate.data={train: test, test: train}", "evaluate.labels=corrected"]
+    swapped = Part(train="test", test="train")
+    assert recipe_of(foreign, asked) == EvaluateRecipe(draws=200, data=swapped, labels="corrected")
+    with pytest.raises(RequestError, match=r"a mistake in open_clip:RN50/openai\n  evaluate\.draw: .*draws"):
+        recipe_of(foreign, ["evaluate.draw=200"])
+    results = evaluate(model, ["corpus-zero-shot"], filled, tmp_path / "out", recipe_of(foreign, asked[:2]))
+    assert {r["source"]: r["n"] for r in results.results} == {"chest": 108, "knee": 60}
+
+
+def test_the_corpus_that_all_results_rest_on_is_handed_on(filled, model, tmp_path, monkeypatch, make_world):
+    other = make_world("other", "e" * 64)
+    other.fill("chest", ["alphoma", "betosis"], each=30)
+    corpora = {"one": filled, "two": other}
+    monkeypatch.setattr("medweave.corpus.store.open_corpus", lambda place: corpora[str(place)])
+    own = Benchmark(name="own", task="zero_shot", data={"corpus": "two", "source": "chest"})
+    nothing = Benchmark(name="nothing", task="zero_shot", data={"corpus": "two", "source": "elbow"})
+    asked = EvaluateRecipe(draws=100, corpus="one")
+    for benchmarks, tested in (
+        (["corpus-zero-shot", "corpus-probe"], filled),
+        ([own], other),
+        (["corpus-zero-shot", nothing], filled),
+        (["corpus-zero-shot", own], None),
+        ([nothing], None),
+    ):
+        results, found = evaluated(model, benchmarks, None, tmp_path / "out", asked)
+        assert found is tested and len(results.failed) == (nothing in benchmarks)

@@ -1,11 +1,15 @@
 """Folds of several models as one result."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from sklearn import metrics as sk
 
+import medweave
 from medweave.errors import RequestError, UserError
+from medweave.evaluation.compare import compare
 from medweave.evaluation.evaluate import evaluate
 from medweave.evaluation.pool import pool
 from medweave.evaluation.recipe import EvaluateRecipe, Part
@@ -57,3 +61,24 @@ def test_an_image_tested_twice_is_refused(folds, tmp_path):
         pool([folds[0], folds[1], folds[0]], tmp_path / "pooled", "twice")
     with pytest.raises(RequestError, match="two folds or more"):
         pool(folds[:1], tmp_path / "pooled", "one")
+    with pytest.raises(RequestError, match="replace those of a fold"):
+        pool(folds, tmp_path / "1" / ".." / "1", "over")
+
+
+def test_pooled_folds_are_compared_and_folds_are_not(folds, tmp_path):
+    results = medweave.pool([str(folder) for folder in folds], str(tmp_path / "both"), draws=100)
+    assert results.model["name"] == "both"
+    assert [fold["name"] for fold in results.model["folds"]] == ["fold 0", "fold 1", "fold 2"]
+    single = compare([f"{folder}@corpus-zero-shot" for folder in folds[:2]], draws=100)
+    assert not single.sets and all("`medweave pool` first" in one["reason"] for one in single.left_out)
+    pooled = compare([f"{tmp_path / 'both'}@corpus-zero-shot", f"{tmp_path / 'both'}@corpus-probe"], draws=100)
+    assert [row["n"] for row in pooled.sets] == [90, 40] and not pooled.left_out
+
+
+def test_folds_of_an_older_version_are_to_be_evaluated_again(folds, tmp_path):
+    path = folds[1] / "results.json"
+    data = json.loads(path.read_text())
+    del data["results"][0]["openings"]
+    path.write_text(json.dumps(data))
+    with pytest.raises(RequestError, match=r"without 'openings' .*: evaluate again$"):
+        pool(folds, tmp_path / "pooled", "old")

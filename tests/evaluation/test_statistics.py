@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from medweave.evaluation import statistics
+from medweave.evaluation import scoring, statistics
 from medweave.evaluation.metrics import auroc, average_precision
+from medweave.evaluation.predictions import Predictions
 
 
 def area(score, present, metric=auroc):
@@ -50,6 +51,13 @@ def test_draws_depend_on_the_seed_and_not_on_order_or_chunks(monkeypatch):
     assert (one_draw_each(groups, strata, seed=1) != whole).any()
     monkeypatch.setattr(statistics, "CELLS", 600)
     assert one_draw_each(groups, strata).shape == whole.shape
+
+
+def test_the_first_draws_of_many_are_those_of_few():
+    groups, strata = np.arange(30) // 2, np.arange(30) // 2 % 3
+    many = one_draw_each(groups, strata, draws=2500)
+    assert many.shape == (2500, 30)
+    np.testing.assert_array_equal(many[:1000], one_draw_each(groups, strata, draws=1000))
 
 
 def test_bootstrap_is_the_naive_one():
@@ -143,6 +151,14 @@ def test_holm_by_hand():
     assert statistics.holm([]) == []
 
 
+@pytest.mark.parametrize("tests", [1, 25, 26, 48, 500])
+def test_the_least_draws_are_those_whose_least_p_is_significant(tests):
+    def least_p(draws):
+        return statistics.p_value(np.ones(draws)) * tests
+
+    assert least_p(statistics.least_draws(tests)) < statistics.SIGNIFICANT <= least_p(statistics.least_draws(tests) - 1)
+
+
 @given(st.lists(st.floats(0.0001, 1), min_size=1, max_size=12))
 def test_holm_lies_between_the_plain_and_bonferronis(p):
     corrected = np.array(statistics.holm(p))
@@ -167,6 +183,69 @@ def test_classes_with_fewer_than_three_groups_are_not_counted():
     truth = np.eye(3, dtype=np.int8)[[0, 0, 0, 1, 1, 1, 2, 2, 2]]
     groups = np.array([1, 2, 3, 4, 4, 5, 6, 7, 8])
     assert statistics.counted_classes(truth, groups).tolist() == [0, 2]
+
+
+def test_a_class_that_all_images_show_but_two_counts_where_each_shows_one():
+    truth = np.eye(2, dtype=np.int8)[[0] * 60 + [1] * 2]
+    groups = np.arange(62)
+    assert statistics.counted_classes(truth, groups).tolist() == [0]
+    assert statistics.smallest_class(truth, groups, np.array([0])) == 60
+    assert statistics.why_no_interval(truth, groups, np.array([0])) is None
+
+
+def labels(*absent, images=61):
+    """Truth of labels that a few images lack and all others show: [images, labels]."""
+    return np.array([[int(n >= few) for few in absent] for n in range(images)], np.int8)
+
+
+def test_of_several_labels_those_that_lack_one_count_as_those_that_show_it():
+    groups = np.arange(61)
+    truth = labels(1, 20, 30)
+    assert statistics.counted_classes(truth, groups).tolist() == [1, 2]
+    assert statistics.counted_classes(1 - truth, groups).tolist() == [1, 2]
+    assert statistics.counted_classes(labels(20, 30), groups // 10).tolist() == [1], "20 images of two groups"
+    assert statistics.smallest_class(truth, groups, np.array([1, 2])) == 20
+    assert statistics.why_no_interval(truth, groups, np.array([1, 2])) is None
+    few = labels(4, 20)
+    assert "4 images of each class" in statistics.why_no_interval(few, groups, np.array([0, 1]))
+    unknown = np.where(np.arange(61)[:, None] < 18, np.int8(-1), truth)
+    assert statistics.counted_classes(unknown, groups).tolist() == [2], "what is not known is not absent"
+
+
+def perfect(truth, multi=False, groups=None):
+    """Figures of a model that ranks and names every image right."""
+    names = np.array([f"{n:03d}" for n in range(len(truth))])
+    groups, classes = names if groups is None else groups, list("abcdef")[: truth.shape[1]]
+    told = Predictions(classes, multi, names, groups, np.zeros(len(names), int), truth, {"all": truth * 3.0})
+    return scoring.numbers(told, 200, 0)
+
+
+def test_a_class_of_one_image_has_figures_without_interval_and_others_their_own_limit():
+    found = perfect(np.eye(3, dtype=np.int8)[[0] * 40 + [1] * 30 + [2]])["per_class"]
+    assert found["c"]["auroc"] == found["c"]["recall"] == {"value": 1.0, "low": None, "high": None}
+    for label, groups in (("a", 40), ("b", 30)):
+        low = scipy.stats.binomtest(groups, groups).proportion_ci().low
+        assert found[label]["recall"] == {"value": 1.0, "low": pytest.approx(low), "high": 1.0}
+
+
+def test_a_ranking_rests_on_the_fewer_of_those_that_show_a_class_and_those_that_do_not():
+    one = perfect(np.eye(2, dtype=np.int8)[[0] * 60 + [1]])["per_class"]["a"]
+    assert one["auroc"]["low"] is None and one["recall"]["low"] is not None
+    some = perfect(np.eye(2, dtype=np.int8)[[0] * 60 + [1] * 10])["per_class"]["a"]
+    assert some["auroc"]["low"] == pytest.approx(0.025 ** (1 / 10))
+    assert some["recall"]["low"] == pytest.approx(0.025 ** (1 / 60))
+    patients = np.array([f"{n}" for n in range(60)] + ["x"] * 5 + ["y"] * 5)
+    two = perfect(np.eye(2, dtype=np.int8)[[0] * 60 + [1] * 10], groups=patients)["per_class"]["b"]
+    assert two["n"] == 10 and two["recall"] == {"value": 1.0, "low": None, "high": None}, "ten images of two groups"
+
+
+def test_a_label_that_one_image_lacks_is_in_no_average_and_has_no_interval():
+    found = perfect(labels(1, 20, 30), multi=True)
+    assert found["not_counted"] == ["a"] and found["no_interval"] is None
+    for metric in ("auroc", "ap"):
+        assert found["per_class"]["a"][metric]["low"] is None
+        assert found["per_class"]["b"][metric]["low"] == pytest.approx(0.025 ** (1 / 20))
+    assert found["metrics"]["macro_auroc"]["low"] == pytest.approx(0.025 ** (1 / 20))
 
 
 def test_the_stratum_of_a_group_is_its_rarest_class():

@@ -198,7 +198,30 @@ def test_a_corpus_of_other_pictures_is_told(corpus, published):
     meta = published / "meta.jsonl"
     lines = [json.loads(line) for line in meta.read_text().splitlines()][9:]
     meta.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (published / "features" / FOLDER / name(9) / "clips_output.pt").unlink()  # one bad file is not the reason
     with pytest.raises(UserError, match="no sample of the corpus has rows there"):
+        convert(published, corpus)
+
+
+@pytest.mark.parametrize("which", ["clips_output", "clips_project_output"])
+def test_a_list_without_its_files_is_told_as_that(corpus, published, which):
+    """meta.jsonl alone was fetched: the corpus is as it should be."""
+    for path in published.glob(f"features/*/*/{which}.pt"):
+        path.unlink()
+    with pytest.raises(UserError) as raised:
+        convert(published, corpus, which)
+    first = published / "features" / FOLDER / name(0) / f"{which}.pt"
+    assert f"no {which}.pt could be read under features/, such as: no vectors can be read: " in str(raised.value)
+    assert f"({first})" in str(raised.value) and "No such file" in str(raised.value)
+    assert "build the corpus" not in str(raised.value) and len(str(raised.value).splitlines()) == 1
+
+
+def test_files_of_other_samples_alone_are_told_as_that(corpus, published):
+    for number in range(9):
+        (published / "features" / FOLDER / name(number) / "clips_output.pt").unlink()
+    with pytest.raises(
+        UserError, match=r"no clips_output\.pt could be read under features/, such as: no vectors can be"
+    ):
         convert(published, corpus)
 
 

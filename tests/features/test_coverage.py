@@ -2,6 +2,7 @@
 
 import csv
 import re
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,13 +12,14 @@ from PIL import Image
 from torch import nn
 
 from medweave.corpus.build import build
+from medweave.corpus.captions.bank import Bank
 from medweave.corpus.order import Ranges
 from medweave.corpus.recipe import CorpusRecipe
 from medweave.corpus.views import split_view
 from medweave.errors import UserError
 from medweave.features.coverage import Thresholds, _settled, cover
 from medweave.features.extract import extract
-from medweave.features.measure import Known, Labelled, Measured, _drawn, _scored, known_of, pair_ranks
+from medweave.features.measure import Known, Labelled, Measured, _drawn, _scored, known_of, measure, pair_ranks
 from medweave.features.store import open_features
 from medweave.models.encoder import Encoder
 from medweave.models.preprocess import Preprocess
@@ -118,7 +120,10 @@ def features_of(corpus, tmp_path):
 
 
 def table_of(features):
-    return pq.read_table(features.layout.covered).to_pylist()
+    """The rows of covered.parquet, each with the source of the sample that it is about."""
+    sources = features.corpus.index(["source"])["source"].to_pylist()
+    rows = pq.read_table(features.layout.covered).to_pylist()
+    return [{"source": source, **row} for source, row in zip(sources, rows, strict=True)]
 
 
 def test_a_teacher_is_trusted_where_it_is_good(features_of, corpus):
@@ -127,10 +132,10 @@ def test_a_teacher_is_trusted_where_it_is_good(features_of, corpus):
     assert coverage.measured["lungs", "xray"].by == "prompted" and coverage.measured["lungs", "xray"].score > 0.7
     assert abs(coverage.measured["heads", "ct"].score) < 0.35
     rows = table_of(features)
-    assert [row["id"] for row in rows] == corpus.index(["id"])["id"].to_pylist()
-    heads = [row for row in rows if row["id"].startswith("heads")]
+    assert rows[0].keys() == {"source", "covered", "by", "score"} and len(rows) == 200
+    heads = [row for row in rows if row["source"] == "heads"]
     assert {(row["covered"], row["by"]) for row in heads} == {(False, "prompted")}
-    lungs = [row for row in rows if row["id"].startswith("lungs")]
+    lungs = [row for row in rows if row["source"] == "lungs"]
     assert {row["by"] for row in lungs} == {"pair rank"} and np.mean([row["covered"] for row in lungs]) > 0.9
     fresh, numbers = open_features(corpus, "planted", root=features.layout.folder.parent), np.arange(200)
     assert fresh.covered(numbers).tolist() == [row["covered"] for row in rows]
@@ -156,7 +161,7 @@ def test_scores_are_those_of_a_naive_count(features_of, corpus):
 def test_a_declared_domain_shuts_the_others_out(features_of):
     features = features_of(skill={"xray": 1.0, "ct": 1.0})
     cover(features, domains=["ct"])
-    by = {row["id"].partition("/")[0]: (row["covered"], row["by"]) for row in table_of(features)}
+    by = {row["source"]: (row["covered"], row["by"]) for row in table_of(features)}
     assert by == {"lungs": (False, "domain"), "heads": (True, "prompted")}
 
 
@@ -165,9 +170,17 @@ def test_an_image_tower_alone_is_probed(features_of, skill, trusted):
     features = features_of(skill={"xray": 1.0, "ct": skill}, sides=("images",))
     coverage = cover(features)
     assert {one.by for one in coverage.measured.values()} == {"probe"}
-    heads = [row for row in table_of(features) if row["id"].startswith("heads")]
+    heads = [row for row in table_of(features) if row["source"] == "heads"]
     assert {(row["covered"], row["by"]) for row in heads} == {(trusted, "probe")}
     assert heads[0]["score"] == pytest.approx(coverage.measured["heads", "ct"].score)
+
+
+def test_a_probe_of_one_patient_is_no_measure(features_of, corpus):
+    """Nothing is left to learn from where all images are of one fold."""
+    features = features_of(skill={"xray": 1.0, "ct": 1.0}, sides=("images",))
+    known = known_of(corpus, split_view(corpus, "train"), 256, 0).labels["heads", "ct"]
+    assert measure(features, "ct", known, Bank.load()).score > 0.7
+    assert measure(features, "ct", [replace(one, group="p") for one in known], Bank.load()) is None
 
 
 def test_words_alone_are_trusted_as_declared(features_of):
@@ -208,11 +221,10 @@ def test_thresholds_are_the_callers(features_of):
 
 def test_withdrawn_samples_are_never_covered_nor_measured_on(features_of, corpus, tmp_path):
     features = features_of(skill={"xray": 1.0, "ct": 1.0})
-    gone = [corpus.fields(n)["id"] for n in (2, 120)]
     try:
-        corpus.withdraw(gone, "asked to")
+        corpus.withdraw([corpus.fields(n)["id"] for n in (2, 120)], "asked to")
         cover(features)
-        assert {row["id"] for row in table_of(features) if row["by"] == "withdrawn"} == set(gone)
+        assert [n for n, row in enumerate(table_of(features)) if row["by"] == "withdrawn"] == [2, 120]
         known = known_of(corpus, split_view(corpus, "train"), 256, 0)
         used = [one.number for rows in known.labels.values() for one in rows]
         assert not {2, 120} & set(used) and len(used) > 100

@@ -1,12 +1,18 @@
 """Rows on disk: what rounding costs, how many bytes they take, and how they are read."""
 
+import gc
+import multiprocessing
 import os
+import resource
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from medweave.errors import DamagedError
-from medweave.features.rows import Column, decoded, encoded, write_array
+from medweave.errors import DamagedError, UserError
+from medweave.features import rows
+from medweave.features.rows import MAPS, Column, decoded, encoded, write_array
 
 
 def unit(count, width, spikes=0):
@@ -61,6 +67,41 @@ def test_reading_keeps_no_files_open(column):
     before = len(os.listdir("/proc/self/fd"))
     read.take([0, 1, 3, 4], [0, 0, 0, 0])
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_all_columns_share_one_number_of_maps(tmp_path, monkeypatch):
+    """A process may have 65,530 maps: nine teachers in a few views of a million samples would have more."""
+    assert MAPS < 20_000
+    monkeypatch.setattr(rows, "_mapped", lru_cache(maxsize=3)(rows._mapped.__wrapped__))
+    for name in "abc":
+        for shard in range(4):
+            write_array(tmp_path / f"{name}-{shard}.npy", np.full((2, 8), shard, np.float16))
+    columns = [
+        Column(lambda shard, name=name: tmp_path / f"{name}-{shard}.npy", [2] * 4, "float16", 8) for name in "abc"
+    ]
+    for column in columns:
+        assert column.take([0, 1, 2, 3], [1] * 4)[:, 0].tolist() == [0, 1, 2, 3]
+    gc.collect()
+    assert sum(str(tmp_path) in line for line in Path("/proc/self/maps").read_text().splitlines()) == 3
+
+
+def out_of_maps(path):
+    """What a process says that may map no more memory."""
+    column = Column(lambda _: path, [2**20], "float16", 64)
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + 2**24, resource.RLIM_INFINITY))
+    try:
+        column.whole(0)
+    except UserError as error:
+        return type(error).__name__, str(error)
+
+
+def test_a_system_that_maps_no_more_files_is_told_as_that(tmp_path):
+    path = tmp_path / "large.npy"
+    write_array(path, np.zeros((2**20, 64), np.float16))
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        kind, said = pool.apply(out_of_maps, (path,))
+    assert kind == "UserError" and "maps no more files" in said and "max_map_count" in said and "again" not in said
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "other", "noise"])

@@ -89,6 +89,21 @@ def test_a_teacher_is_standardised_over_its_covered_training_samples(corpus, tin
     assert not np.allclose(other["images"].mean, found["images"].mean)
 
 
+def test_captions_that_are_not_asked_for_have_no_part(corpus, tiny):
+    extract(corpus, tiny(), workers=1, bank=["One.", "Another one."])
+    training = split_view(corpus, "train")
+    before = standardise(open_features(corpus, "tiny"), training, ["Another one."])
+    written = open_features(corpus, "tiny").layout.standard.read_bytes()
+    extract(corpus, tiny(), workers=1, bank=["A third."])
+    features = open_features(corpus, "tiny")
+    assert len(features.captions) == 3
+    standardise(features, training, ["Another one."])
+    assert features.layout.standard.read_bytes() == written
+    texts = np.concatenate([features.bank(["Another one."]), features.text(*features.every_text(training.numbers()))])
+    np.testing.assert_allclose(before["texts"].mean, texts.mean(0), atol=1e-6)
+    assert not np.allclose(standardise(features, training)["texts"].mean, texts.mean(0), atol=1e-4)
+
+
 def test_one_tower_has_one_side(corpus, tiny):
     for name, side in (("eyes", "images"), ("words", "texts")):
         extract(corpus, tiny(name, sides=(side,)), workers=1)

@@ -10,9 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from medweave.corpus.build import build
 from medweave.corpus.order import Ranges
 from medweave.corpus.store import open_corpus
 from medweave.errors import DamagedError, RequestError, UserError
+from medweave.features.coverage import Thresholds, cover
 from medweave.features.extract import extract
 from medweave.features.layout import name_of
 from medweave.features.store import names, open_features
@@ -23,8 +25,6 @@ from medweave.files import read_json, write_json
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory, sources, recipe_of, tiny):
     """A corpus with the rows of two teachers. Not to be changed."""
-    from medweave.corpus.build import build
-
     corpus = build(recipe_of(tmp_path_factory.mktemp("stored") / "corpus", sources))
     for name, dtype in (("half", "float16"), ("byte", "int8")):
         extract(corpus, tiny(), name, views=Views(count=2), dtype=dtype, workers=1)
@@ -174,6 +174,27 @@ def test_coverage_of_other_rows_is_refused(copied):
         else:
             assert fresh.covered(some).tolist() == [False, True, False, True, True]
             np.testing.assert_allclose(fresh.scores(some), some / 44, atol=1e-3)
+
+
+def test_an_appended_corpus_is_judged_sample_by_sample(
+    corpus, tiny, sources, recipe_of, more_images, tmp_path, monkeypatch
+):
+    """Verdicts hold no ids: their order says whose they are."""
+    monkeypatch.setattr("medweave.features.coverage.LEAST", 10_000)  # the teacher guesses
+    ct = {"domains": ["ct"], "thresholds": Thresholds(pair=-1.0)}
+    extract(corpus, tiny(), workers=1)
+    cover(open_features(corpus, "tiny"), **ct)
+    recipe, more = recipe_of(corpus.path, sources), more_images(tmp_path / "more", "lungs", 20, seed=500)
+    annex = recipe_of(corpus.path, {"lungs": more}).sources[0].model_copy(update={"name": "annex"})
+    grown = build(recipe.model_copy(update={"sources": (*recipe.sources, annex)}))
+    extract(grown, tiny(), workers=1)
+    features, numbers = open_features(grown, "tiny"), np.arange(len(grown))
+    with pytest.raises(UserError, match="made for other rows"):
+        features.covered(numbers)
+    cover(features, **ct)
+    told = open_features(grown, "tiny").covered(numbers)
+    assert told.tolist() == [grown.fields(number)["modality"] == "ct" for number in numbers.tolist()]
+    assert len(grown) == 64 and (np.diff(told) != 0).sum() == 2 and not told[[0, -1]].any()  # x-rays, CT, x-rays
 
 
 @pytest.mark.parametrize(

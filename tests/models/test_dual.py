@@ -118,7 +118,7 @@ def test_a_frozen_tower_keeps_its_projection_trainable_and_its_statistics_still(
     model = dual.build(recipe_of(image={"freeze": True}, text={"freeze": True, "dropout": 0.5})).train()
     assert learning(model.clip.visual) == {"head.proj.weight"}
     assert learning(model.clip.text) == {"proj.0.weight", "proj.2.weight"}
-    assert model.frozen_image and model.frozen_text
+    assert model.frozen_text
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     tokens = model.tokenize(TEXTS)
     assert torch.equal(model.text_pooled(tokens), model.text_pooled(tokens))
@@ -159,7 +159,7 @@ def test_a_whole_model_is_frozen_as_its_towers_are(recipe_of, tmp_path):
     for freeze in ({"image": True}, {"text": True}, {"image": 1, "text": 2}):
         built = dual.build(recipe_of(**{side: {"freeze": how} for side, how in freeze.items()}))
         assert learning(started(**freeze)) == learning(built) != learning(started())
-    assert started(text=True).frozen_text and not started(text=True).frozen_image
+    assert started(text=True).frozen_text and not started(image=True).frozen_text
     with pytest.raises(RequestError, match="has 3 blocks"):
         started(text=4)
 

@@ -151,6 +151,25 @@ def test_a_corpus_beside_the_run_moves_with_it_and_another_stays_where_it_is(rec
     assert load(tmp_path / "moved" / "run").facts["trained_on"]["path"] == str(tmp_path / "moved" / "corpora" / "mine")
 
 
+def test_the_corpora_of_earlier_trainings_move_too_and_are_left_out_of_an_export(recipe_of, tmp_path):
+    model, home = dual.build(recipe_of()), tmp_path / "lab"
+    for corpus in ("mine", "earlier", "first"):
+        (home / corpus).mkdir(parents=True)
+    first = {"corpus": "a", "path": str(home / "first"), "before": None}
+    earlier = {"corpus": "b", "path": str(home / "earlier"), "before": first}
+    told = {"corpus": "c", "path": str(home / "mine"), "before": earlier}
+    dual.save(model, home / "run" / "model", {"trained_on": told})
+    assert facts_of(home / "run" / "model")["trained_on"] == told
+    assert str(home) not in (home / "run" / "model" / FACTS).read_text()
+    home.rename(tmp_path / "moved")
+    moved = facts_of(tmp_path / "moved" / "run" / "model")["trained_on"]
+    assert moved["before"]["before"] == {**first, "path": str(tmp_path / "moved" / "first")}
+    add_facts(tmp_path / "moved" / "run" / "model", {"trained_on": moved})
+    export(tmp_path / "moved" / "run" / "model", tmp_path / "out", "medweave/tiny")
+    out = facts_of(tmp_path / "out")["trained_on"]
+    assert [out["path"], out["before"]["path"], out["before"]["before"]["path"]] == [None] * 3
+
+
 def test_a_failed_save_leaves_the_old_model(recipe_of, tmp_path, monkeypatch):
     model, folder = dual.build(recipe_of()), tmp_path / "model"
     dual.save(model, folder)

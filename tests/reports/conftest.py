@@ -45,8 +45,9 @@ class Album:
     def __len__(self):
         return len(self.world)
 
-    def index(self, columns=None):
-        return self.world.index(columns)
+    def numbers_of(self, ids):
+        number = {row["id"]: place for place, row in enumerate(self.world.rows)}
+        return np.array([number.get(name, -1) for name in ids])
 
     def skipped(self):
         return pa.table({"item": [str(n) for n in range(len(self.skips))], "reason": pa.array(self.skips, pa.string())})

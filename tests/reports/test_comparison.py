@@ -88,3 +88,10 @@ def test_every_set_has_its_paired_differences(table):
     for cells, row in zip(grid.rows, known, strict=True):
         found = row["metrics"]["macro_auroc"]["differences"][0]
         assert found["value"] is None or cells[1].startswith(f"{found['value']:+.3f}")
+
+
+def test_a_page_says_how_many_draws_are_behind_p_and_where_they_are_too_few(table, tmp_path, parse):
+    page = parse(comparison.write(replace(table, draws_of_p=3840), tmp_path / "page.html"))
+    assert "p, from 3840 draws," in page.words and "--draws" not in page.words
+    page = parse(comparison.write(replace(table, draws_of_p=20_000, tests=600), tmp_path / "page.html"))
+    assert "600 tests need 24000 draws, not 20000; give --draws 24000." in page.words

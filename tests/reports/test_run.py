@@ -7,11 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medweave.errors import DamagedError
 from medweave.evaluation.predictions import probabilities
 from medweave.evaluation.results import Results
 from medweave.evaluation.scoring import CALIBRATED
 from medweave.reports.page import percent, with_interval
-from medweave.reports.run import asked, confusion, guesses, met, repeated, shots, training_curves, write_report
+from medweave.reports.run import (
+    asked,
+    confusion,
+    guesses,
+    met,
+    repeated,
+    shots,
+    training_curves,
+    write_evaluation,
+    write_report,
+)
 
 LOG = [
     {"kind": "train", "step": 10, "loss": 3.1, "images": 640},
@@ -174,6 +185,42 @@ def test_a_picture_has_calibrated_guesses_with_the_truth_and_the_verdict_in_word
         end = "" if shot.calibrated else ", not calibrated"
         verdict = {True: "✓ right", False: "✗ wrong", None: "shows none"}[shot.right]
         assert " ".join([verdict, shot.source + end, *lines]) in page.words
+
+
+def test_pictures_are_the_same_images_as_their_guesses_and_sets_of_other_corpora_have_none(results, album, monkeypatch):
+    asked_for, drawn = [], shots(results, album)
+    numbers_of = album.numbers_of
+    monkeypatch.setattr(album, "numbers_of", lambda ids: asked_for.extend(ids) or numbers_of(ids))
+    monkeypatch.setattr(album, "read", lambda number: pictured.append(number) or type(album).read(album, number))
+    pictured: list[int] = []
+    assert shots(results, album) == drawn and len(asked_for) == len(set(asked_for)) <= 24 * 4
+    truths = [{f["name"] for f in album.world.rows[n]["findings"] if f["state"] == "present"} for n in pictured]
+    assert truths == [{guess.name for guess in shot.guesses if guess.true} for shot in drawn]
+    assert [album.world.rows[n]["source"] for n in pictured] == [shot.source for shot in drawn]
+    gone = {row["id"] for row in album.world.rows if row["source"] == "chest"}
+    monkeypatch.setattr(album, "numbers_of", lambda ids: np.where([i in gone for i in ids], -1, numbers_of(ids)))
+    assert {shot.source for shot in shots(results, album)} == {"knee", "tiny", "retina"}
+
+
+def test_without_one_corpus_the_page_shows_none_and_no_picture(results, album, parse):
+    page = parse(write_evaluation(results, None, None))
+    assert page.images == 0 and "The corpus" not in page.words and album.hash not in page.words
+    assert "on test parts of several corpora" in page.words and "images in the corpus" not in page.words
+    assert with_interval(results.results[0]["metrics"]["macro_auroc"]) in page.words
+    page = parse(write_evaluation(results, album, None))
+    assert page.images == 20 and "The corpus" in page.words and album.hash in page.words
+    assert write_evaluation(replace(results, results=[]), album, None) is None
+
+
+def test_a_corpus_that_cannot_be_read_any_more_costs_pictures_but_no_page(results, new_album, parse, capsys):
+    def damaged(number):
+        raise DamagedError("the shard is missing")
+
+    album = new_album()
+    album.read = damaged
+    page = parse(write_evaluation(results, album, None))
+    assert page.images == 0 and "The corpus" in page.words
+    assert "the report shows no images: the shard is missing" in capsys.readouterr().err
 
 
 def test_confusion_counts_every_image_once(results):

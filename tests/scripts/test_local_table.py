@@ -116,7 +116,7 @@ def test_a_student_learns_from_the_rows_of_its_fold_and_waits_for_them(script, t
         if job.teachers:
             assert {teacher.name for teacher in job.teachers} <= set(ended)
         ended.append(job.name)
-        return True
+        return finished(job, corpus)
 
     monkeypatch.setattr(script, "in_fresh_process", child)
     assert not script.run_all(jobs, corpus, at_once=6)
@@ -125,6 +125,41 @@ def test_a_student_learns_from_the_rows_of_its_fold_and_waits_for_them(script, t
     assert before["teachers"] != changed.inputs(corpus)["teachers"]
     with pytest.raises(RequestError, match=r"no arm before it is called 'cty'.*did you mean ct"):
         learning(script, tmp_path, ["cty"])
+
+
+def finished(job, corpus):
+    """Note a job as done."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / "done.json").write_text(json.dumps(job.inputs(corpus)))
+    return True
+
+
+def test_a_student_fails_when_a_teacher_did(script, tmp_path, monkeypatch, capsys):
+    """What a teacher left before is not what it would be now: nothing is learnt from it."""
+    jobs, corpus, ran = learning(script, tmp_path, ["ct", "oct"]), SimpleNamespace(hash="c"), []
+
+    def child(job, log):
+        ran.append(job.name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("it broke\n")
+        return job.name != "oct-1" and finished(job, corpus)
+
+    monkeypatch.setattr(script, "in_fresh_process", child)
+    for job in jobs[:4]:
+        finished(job, SimpleNamespace(hash="before"))
+    assert [job.name for job in script.run_all(jobs, corpus)] == ["oct-1", "student-1"]
+    assert "student-1" not in ran and not jobs[-1].done(corpus) and jobs[-2].done(corpus)
+    said = capsys.readouterr()
+    (line,) = [line for line in (said.out + said.err).splitlines() if "student-1" in line]
+    assert line.endswith("failed: of its teachers oct-1 must be done first, as the table has them now")
+
+
+def test_a_student_alone_fails_where_its_teachers_are_not_done(script, tmp_path, monkeypatch):
+    jobs, corpus = learning(script, tmp_path, ["ct", "oct"]), SimpleNamespace(hash="c")
+    students, ran = jobs[-2:], []
+    monkeypatch.setattr(script, "in_fresh_process", lambda job, log: ran.append(job.name) or finished(job, corpus))
+    finished(jobs[0], corpus), finished(jobs[2], corpus)  # of the first fold
+    assert script.run_all(students, corpus) == students[1:] and ran == ["student-0"]
 
 
 def test_a_child_ends_with_its_parent(tmp_path):

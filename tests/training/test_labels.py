@@ -1,8 +1,8 @@
 import numpy as np
 
+from medweave.corpus.known import LabelSet
 from medweave.corpus.store import open_corpus
 from medweave.training.labels import labels_of
-from medweave.training.positives import LabelSet
 
 
 class Table:

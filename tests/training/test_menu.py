@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medweave.corpus.captions.bank import Bank
+from medweave.corpus.known import LabelSet
 from medweave.training.menu import ABSENT, PRESENT, UNKNOWN, Menu, findings_of
-from medweave.training.positives import LabelSet
 
 PLACES = (("xray", "chest"), ("xray", None), ("ct", "chest"))
 FINDINGS = ("effusion", "edema", "normal")

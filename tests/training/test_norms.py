@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from medweave.training.kept import as_kept, learn
-from medweave.training.loop import _step
+from medweave.training.loop import one_step
 from medweave.training.norms import learning_norms, re_estimate
 
 torch.set_num_threads(1)
@@ -35,7 +35,7 @@ def test_averaged_weights_get_statistics_of_their_own(work_of):
     work = work_of(train={"ema": 0.9, "optimiser": {"lr": 1e-2}})
     learn(work)
     for _ in range(4):
-        _step(work, work.loader[work.step])
+        one_step(work, work.loader[work.step])
         work.step += 1
     norms = learning_norms(work.model)
     assert norms
@@ -59,7 +59,7 @@ def test_frozen_statistics_are_not_measured(work_of):
     work = work_of(train={"ema": 0.9, "norm": "frozen"})
     before = {name: value.clone() for name, value in work.model.named_buffers()}
     learn(work)
-    _step(work, work.loader[0])
+    one_step(work, work.loader[0])
     work.step = 1
     with as_kept(work):
         assert all(torch.equal(value, before[name]) for name, value in work.model.named_buffers())

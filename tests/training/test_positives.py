@@ -4,7 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medweave.training.positives import LabelSet, positives_of
+from medweave.corpus.known import LabelSet
+from medweave.training.positives import positives_of
 
 torch.set_num_threads(1)
 CHEST, SKIN = ("xray", "chest"), ("dermoscopy", "skin")

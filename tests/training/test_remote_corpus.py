@@ -19,8 +19,9 @@ from medweave.corpus import fetch, store
 from medweave.corpus.store import open_corpus
 from medweave.errors import RequestError, UserError
 from medweave.evaluation.evaluate import evaluate
-from medweave.evaluation.leaks import training_images
+from medweave.evaluation.leaks import Met
 from medweave.evaluation.recipe import EvaluateRecipe
+from medweave.evaluation.trainings import trainings_of
 from medweave.training.distributed import Ranks, start
 from medweave.training.loader import Steps, batches
 from medweave.training.loop import train
@@ -112,8 +113,9 @@ def test_s3_gives_batches_weights_and_figures_of_a_local_copy(recipe_of, corpus_
     another = shutil.copytree(corpus_recipe.path, tmp_path / "another")
     changed = json.loads((another / "corpus.json").read_text()) | {"hash": "f" * 64}
     (another / "corpus.json").write_text(json.dumps(changed))
-    met = training_images(facts, open_corpus(another)).met(open_corpus(another), np.arange(120))
-    assert met["bytes"] >= runs[0].counts["training_samples"]
+    other, numbers = open_corpus(another), np.arange(120)
+    met = Met(trainings_of(facts, other), other, numbers)
+    assert met.counts(numbers)["bytes"] >= runs[0].counts["training_samples"]
 
     words = ("evaluate", tmp_path / "far", "evaluate.draws=100", "--out", tmp_path / "again")
     for more in ((), ("--corpus", url), (f"evaluate.corpus={url}",)):

@@ -4,7 +4,7 @@ from safetensors.torch import load_file
 
 from medweave.training import soup
 from medweave.training.kept import learn
-from medweave.training.loop import _step, train
+from medweave.training.loop import one_step, train
 from medweave.training.norms import learning_norms
 from medweave.training.optim import rate, set_rate
 from medweave.training.run import Run
@@ -44,7 +44,7 @@ def test_branches_are_runs_of_their_own_and_the_soup_is_their_mean(recipe_of, wo
         learn(work)
         for step in range(3):
             set_rate(work.optimiser, rate(step, 3, work.settings.optimiser.warmup))
-            _step(work, work.loader[first + step])
+            one_step(work, work.loader[first + step])
         ends.append({name.removeprefix("clip."): value for name, value in work.model.state_dict().items()})
     made = model_of(run)
     assert any(not torch.equal(ends[0][name], ends[1][name]) for name in made)
@@ -135,7 +135,7 @@ def test_norms_that_learn_are_measured_for_the_soup(work_of):
     norms = learning_norms(work.model)
     soup.begin_branch(work)
     for _ in range(2):
-        _step(work, work.loader[work.step])
+        one_step(work, work.loader[work.step])
         work.step += 1
         soup._write(work, f"soup-{work.step:09d}.safetensors")
     soup.cook(work)

@@ -9,7 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from medweave.corpus.build import build
 from medweave.corpus.images import decode
+from medweave.corpus.order import Ranges
+from medweave.corpus.recipe import CorpusRecipe
 from medweave.corpus.store import open_corpus
 from medweave.errors import RequestError, UserError
 from medweave.evaluation.parts import numbers_of
@@ -21,9 +24,11 @@ from medweave.features.views import Views
 from medweave.models.encoder import Encoder
 from medweave.models.load import load
 from medweave.training import heads, loop
+from medweave.training.captions import Caption
 from medweave.training.loop import train
-from medweave.training.recipe import Recipe
+from medweave.training.recipe import Recipe, TeachersRecipe
 from medweave.training.run import Run
+from medweave.training.teachers import teachers_of
 
 OBJECTIVES = [
     {"kind": "contrastive", "targets": "label"},
@@ -73,6 +78,15 @@ def nameless(trained):
     return Encoder(encoder.model, "teacher:/secret/nameless.yaml")
 
 
+def of_another_state(trained, folder):
+    """The run's model as if its corpus had got more images since."""
+    shutil.copytree(trained, folder)
+    facts = json.loads((folder / "medweave.json").read_text())
+    facts["facts"]["trained_on"] |= {"corpus": "before"}
+    (folder / "medweave.json").write_text(json.dumps(facts))
+    return str(folder)
+
+
 def model(tiny_bert, width):
     """The model section of a small recipe."""
     return {
@@ -119,7 +133,7 @@ def test_every_parameter_of_a_loss_moves(work_of, settings):
     work = work_of(train=settings())
     before = {name: value.clone() for name, value in work.objectives.named_parameters()}
     for _ in range(2):
-        loop._step(work, work.loader[work.step])
+        loop.one_step(work, work.loader[work.step])
         work.step += 1
     still = [name for name, value in work.objectives.named_parameters() if torch.equal(value, before[name])]
     assert before and not still
@@ -163,9 +177,10 @@ def test_trust_is_measured_on_the_runs_own_training_images(work_of, settings, co
     work = work_of(train={**settings(), "leave_out": ["heads"], "data": {"overlay": "folds", "fold": 1}})
     file = tmp_path / "run" / "teachers" / "two.parquet"  # it states nothing of its training: all is measured
     table = pq.read_table(file).to_pylist()
-    assert len(table) == len(open_corpus(corpus_recipe.path))
-    sources = {row["by"] for row in table if row["id"].startswith("heads")}
-    assert "prompted" not in sources  # none of its labels was looked at
+    corpus = open_corpus(corpus_recipe.path)
+    assert len(table) == len(corpus)
+    heads = [row["by"] for number, row in enumerate(table) if corpus.fields(number)["source"] == "heads"]
+    assert heads and "prompted" not in heads  # none of its labels was looked at
     taught = work.loader.teachers.taught[1]
     numbers = work.data.training.numbers()
     own = [table[n] for n in numbers.tolist()]
@@ -174,21 +189,22 @@ def test_trust_is_measured_on_the_runs_own_training_images(work_of, settings, co
     by_hand = np.array([row["covered"] * max(0.05, score) for row, score in zip(own, scores, strict=True)])
     assert np.allclose(taught.gate(numbers), by_hand, atol=1e-3)
     alike = taught.recipe.model_copy(update={"weight": 2.0})
-    assert np.allclose(type(taught)(alike, taught.features, 0.0).gate(numbers), 2.0 * (by_hand > 0), atol=1e-6)
+    same = type(taught)(alike, taught.features, 0.0, taught.captions)
+    assert np.allclose(same.gate(numbers), 2.0 * (by_hand > 0), atol=1e-6)
 
 
 def test_a_run_killed_goes_on_to_the_same_weights(recipe_of, settings, tmp_path, monkeypatch):
     short = {**settings(), "steps": 6, "checkpoint": 2, "head_start": {"steps": 4, "batch": 16}}
     train(recipe_of(train={**short, "run": str(tmp_path / "whole")}))
     killed = recipe_of(train={**short, "run": str(tmp_path / "killed")})
-    step, made = loop._step, []
+    step, made = loop.one_step, []
 
     def dies(work, share):
         made.append(share.step)
         return step(work, share) if len(made) < 4 else 1 / 0
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_step", dies)
+        patch.setattr(loop, "one_step", dies)
         with pytest.raises(ZeroDivisionError):
             train(killed)
     train(killed)
@@ -254,6 +270,109 @@ def test_teachers_of_different_views_cannot_be_replayed_together(
         work_of(train=settings(folder=str(tmp_path)))
 
 
+def test_teachers_without_views_are_named_where_others_have_them(
+    work_of, settings, rows_folder, corpus_recipe, trained, tmp_path
+):
+    (tmp_path / "one").symlink_to(rows_folder / "one")
+    extract(open_corpus(corpus_recipe.path), nameless(trained), "two", root=tmp_path)
+    with pytest.raises(RequestError, match=r"some teachers have rows of views, two none .*--views N.*replay=false"):
+        work_of(train=settings(folder=str(tmp_path)))
+    assert work_of(train=settings(folder=str(tmp_path), rows=["two"])).loader.look.views is None  # nobody has any
+
+
+def test_a_run_does_not_go_on_with_other_views(recipe_of, settings, corpus_recipe, trained, tmp_path):
+    corpus, folder = open_corpus(corpus_recipe.path), tmp_path / "rows"
+    extract(corpus, str(trained), "one", views=Views(count=1, policy="squash"), root=folder)
+    taught = settings(rows=["one"], accept=[], folder=str(folder))
+    replayed, whole = (
+        recipe_of(train={**taught, "teachers": taught["teachers"] | {"replay": replay}, "steps": 1, "run": str(run)})
+        for replay, run in ((True, tmp_path / "replayed"), (False, tmp_path / "whole"))
+    )
+    train(replayed), train(whole)
+    other = Views(count=1, policy="squash", seed=7)
+    extract(corpus, str(trained), "one", views=other, root=folder, replace=True)
+    with pytest.raises(RequestError, match="this folder holds a run with another replayed views"):
+        train(replayed)
+    assert train(whole).finished  # it looks at whole pictures
+
+
+def test_captions_that_a_run_does_not_draw_change_nothing_of_it(
+    recipe_of, prepared, settings, corpus_recipe, trained, tmp_path
+):
+    corpus, folder = open_corpus(corpus_recipe.path), tmp_path / "rows"
+    extract(corpus, str(trained), "one", root=folder)
+    recipe = recipe_of(train={**settings(rows=["one"], accept=[], folder=str(folder)), "steps": 1})
+    train(recipe)
+    standard = (folder / "one" / "standard.safetensors").read_bytes()
+    extract(corpus, str(trained), "one", bank=["X-ray of the chest.", "What another run draws."], root=folder)
+    assert len(open_features(corpus, "one", root=folder).captions) > 2
+    (one,) = prepared(recipe).loader.teachers.taught
+    assert (folder / "one" / "standard.safetensors").read_bytes() == standard
+    assert train(recipe).finished
+    assert not one.text(np.array([0]), [Caption("X-ray of the chest.", "other", None, ("X-ray of the chest.",))])[1][0]
+
+
+def test_images_without_text_are_told_and_their_texts_are_not(
+    recipe_of, prepared, settings, corpus_recipe, trained, tmp_path
+):
+    """One source has neither labels nor texts: all that can be said of it is what it is a picture of."""
+    tree = corpus_recipe.model_dump(mode="json", serialize_as_any=True) | {"path": str(tmp_path / "corpus")}
+    tree["sources"][1]["columns"] |= {"labels": None, "caption": None}
+    tree["sources"][1]["exhaustive"] = False
+    corpus = build(CorpusRecipe.model_validate(tree))
+    extract(corpus, nameless(trained), "two", root=tmp_path / "rows")
+    asked = settings(rows=["two"], folder=str(tmp_path / "rows"))
+    work = prepared(recipe_of(train={**asked, "corpus": str(corpus.path)}))
+    (one,), bare = work.loader.teachers.taught, 0
+    for step in range(3):
+        share = work.loader[step]
+        rows, kinds = share.rows["two"], np.array(share.kinds)
+        assert rows.known.tolist() == (kinds != "other").tolist()
+        assert np.array_equal(rows.image.numpy(), one.features.image(share.numbers))
+        assert (rows.gate_of("image")[~rows.known] > 0).all() and not rows.gate_of("image", "text")[~rows.known].any()
+        bare += int((~rows.known).sum())
+        batch = work.batch(work.data.order, share)
+        assert torch.equal(batch.rows["two"].known, rows.known) and batch.rows["two"].covered[~rows.known].all()
+    assert bare > 3
+
+
+def test_a_text_beyond_those_that_have_rows_has_none(corpus_recipe, trained, tmp_path, monkeypatch):
+    """`pick` draws among all texts of a sample, of which the first 255 have rows: here the first."""
+    monkeypatch.setattr("medweave.features.make_rows.MOST_TEXTS", 1)
+    tree = corpus_recipe.model_dump(mode="json", serialize_as_any=True) | {"path": str(tmp_path / "corpus")}
+    for source in tree["sources"]:
+        source["columns"]["impression"] = "label"
+    corpus = build(CorpusRecipe.model_validate(tree))
+    number = next(n for n in range(len(corpus)) if len(corpus.fields(n)["texts"]) == 2)
+    extract(corpus, str(trained), "one", root=tmp_path / "rows")
+    (one,) = teachers_of(corpus, TeachersRecipe(rows=["one"], folder=tmp_path / "rows")).taught
+    captions = [Caption("", "own", own, ("",)) for own in (1, 0)]
+    rows, known = one.text(np.array([number, number]), captions)
+    assert known.tolist() == [False, True] and not rows[0].any()
+    assert np.array_equal(rows[1], one.features.text(np.array([number]))[0])
+
+
+@pytest.mark.parametrize("unscaled", [["one"], ["one", "two"]])
+def test_scales_are_asked_for_before_anything_is_measured(work_of, settings, rows_folder, unscaled, tmp_path, capfd):
+    folder = shutil.copytree(rows_folder, tmp_path / "rows")
+    for name in unscaled:
+        stamp = folder / name / "stamp.json"
+        stamp.write_text(json.dumps(json.loads(stamp.read_text()) | {"head": None}))
+    asked = settings(folder=str(folder))
+    if len(unscaled) == 1:
+        parts = work_of(train=asked).objectives.parts
+        said = [line for line in capfd.readouterr().err.splitlines() if "leaves out" in line]
+        assert said == [
+            f"{kind} leaves out one, whose own scale is not known (give `scale:` to use it)"
+            for kind in ("affinity", "answer")
+        ]
+        assert [list(part.scales) for part in parts if part.left_out] == [["two"], ["two"]]
+    else:
+        with pytest.raises(RequestError, match=r"affinity needs a teacher's own scale, and that of one and two is not"):
+            work_of(train=asked)
+        assert not (tmp_path / "run" / "teachers").exists()
+
+
 def test_a_teacher_can_be_kept_from_what_it_was_trained_on(
     recipe_of, settings, prepared, corpus_recipe, tmp_path, monkeypatch
 ):
@@ -298,14 +417,31 @@ def test_a_run_is_measured_on_what_it_has_not_seen(recipe_of, settings, prepared
 def test_rows_of_a_run_on_another_state_of_the_corpus_are_not_taken_for_unseen(
     recipe_of, settings, prepared, corpus_recipe, trained, tmp_path
 ):
-    model = shutil.copytree(trained, tmp_path / "model")
-    facts = json.loads((model / "medweave.json").read_text())
-    facts["facts"]["trained_on"] |= {"corpus": "before"}
-    (model / "medweave.json").write_text(json.dumps(facts))
-    extract(open_corpus(corpus_recipe.path), str(model), "old", root=tmp_path / "rows")
+    model = of_another_state(trained, tmp_path / "model")
+    extract(open_corpus(corpus_recipe.path), model, "old", root=tmp_path / "rows")
     taught = settings(rows=["old"], accept=["old"], folder=str(tmp_path / "rows"), replay=False, unseen=True)
     with pytest.raises(UserError, match="old was trained on another corpus or state of it"):
         prepared(recipe_of(train=taught))
+
+
+def test_a_run_on_another_state_of_the_corpus_is_measured_on_the_validation_part(
+    recipe_of, settings, prepared, corpus_recipe, trained, tmp_path, capfd
+):
+    """Whatever it has learnt by heart of the training part, it is not asked about."""
+    corpus, rows = open_corpus(corpus_recipe.path), tmp_path / "rows"
+    extract(corpus, of_another_state(trained, tmp_path / "model"), "old", root=rows)
+    taught = settings(rows=["old"], accept=["old"], folder=str(rows), replay=False)
+    prepared(recipe_of(train={**taught, "objectives": [{"kind": "feature"}]}))
+    validation = numbers_of(corpus, Part(), "validation")
+    said = (
+        f"what it has seen is not known; it is measured on the {len(validation)} samples of the validation part alone"
+    )
+    assert said in capfd.readouterr().err
+    cover(open_features(corpus, "old", root=rows), Ranges.of(validation), file=tmp_path / "by-hand.parquet")
+    found, expected = (
+        pq.read_table(file) for file in (tmp_path / "run/teachers/old.parquet", tmp_path / "by-hand.parquet")
+    )
+    assert found.equals(expected)
 
 
 def test_teachers_have_no_say_in_the_head_finish(recipe_of, settings, prepared, capfd):

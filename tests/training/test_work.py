@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from medweave.corpus.build import build
 from medweave.corpus.recipe import CorpusRecipe
@@ -17,6 +18,7 @@ from medweave.training.objective import Given, Objectives, Standard, Teacher
 from medweave.training.recipe import TrainRecipe, read
 from medweave.training.work import check_heads, check_teachers, in_bf16, loader_processes, say_facts
 
+UNSCALED = ("pmc-clip",)  # its three files hold no scale
 SHIPPED = [path for path in sorted(Path(__file__).parents[2].glob("recipes/*.yaml")) if read(path).model]
 
 
@@ -61,9 +63,8 @@ def test_the_model_and_objectives_of_every_shipped_recipe_are_made(path, long_be
         recipe = read(path, [f"model.text.tower=transformers:{long_bert}"])
     model = dual.build(recipe.model)
     check_heads(recipe, model)
-    teachers = {
-        one.name: teacher(8 + at) for at, one in enumerate(recipe.train.teachers.rows if recipe.train.teachers else [])
-    }
+    named = [one.name for one in recipe.train.teachers.rows] if recipe.train.teachers else []
+    teachers = {name: teacher(8 + at, None if name in UNSCALED else 30.0) for at, name in enumerate(named)}
     check_teachers(recipe, Objectives(recipe.train.objectives, Given(model.dim, teachers)))
     size = model.preprocess.size
     with torch.no_grad():
@@ -71,10 +72,18 @@ def test_the_model_and_objectives_of_every_shipped_recipe_are_made(path, long_be
     assert images.shape == texts.shape == (1, model.dim)
 
 
-def teacher(width):
+def teacher(width, scale):
     """One with both towers."""
     side = Standard(torch.zeros(width), torch.eye(width), torch.eye(width))
-    return Teacher(30.0, side, side)
+    return Teacher(scale, side, side)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_a_shipped_recipe_that_says_how_it_augments_does_so(path):
+    """Where views are replayed, nothing is augmented."""
+    own = yaml.safe_load(path.read_text()).get("train", {})
+    if own.get("augment") and own.get("teachers"):
+        assert not read(path).train.teachers.replay
 
 
 def with_head(recipe, head):

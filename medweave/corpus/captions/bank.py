@@ -77,8 +77,6 @@ class _File(Section):
 class Bank:
     """Captions and prompts by (modality, anatomy, finding). A later entry of a triplet replaces an earlier one."""
 
-    prompt_kinds = PROMPT_KINDS
-
     def __init__(self, entries: Iterable[Entry]) -> None:
         self.entries: dict[Triplet, Entry] = {}
         for entry in entries:
@@ -103,7 +101,7 @@ class Bank:
         return entry.captions if entry else frames.captions(modality, anatomy, finding)
 
     def prompts(self, modality: str, anatomy: str | None, finding: str, kind: str) -> Sequence[str]:
-        """The test prompts of a triplet in one set (`prompt_kinds`). Raises RequestError for another kind."""
+        """The test prompts of a triplet in one set of PROMPT_KINDS. Raises RequestError for another kind."""
         if kind not in PROMPT_KINDS:
             raise unknown_name("set of prompts", kind, PROMPT_KINDS)
         entry = self.entry(modality, anatomy, finding)

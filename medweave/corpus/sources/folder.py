@@ -14,11 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from medweave.corpus.limits import BadImage
-from medweave.corpus.salt import salt_in
-from medweave.corpus.sample import MODALITIES, TEXT_KINDS, Sample, State, Text, somebody
-from medweave.corpus.sources._expected import Expected, report
-from medweave.corpus.sources._folder_recipe import SourceRecipe
-from medweave.corpus.sources._rows import (
+from medweave.corpus.manifest import (
     columns_of,
     empty_folders,
     is_dicom,
@@ -27,6 +23,10 @@ from medweave.corpus.sources._rows import (
     rows_of,
     rows_of_tree,
 )
+from medweave.corpus.salt import salt_in
+from medweave.corpus.sample import MODALITIES, TEXT_KINDS, Sample, State, Text, somebody
+from medweave.corpus.sources._expected import Expected, report
+from medweave.corpus.sources._folder_recipe import SourceRecipe
 from medweave.corpus.sources._words import SPLIT_WORDS, STATE_WORDS, Words, state_of
 from medweave.corpus.vocabulary import plain
 from medweave.errors import RequestError, mistakes, nearest, unknown_name

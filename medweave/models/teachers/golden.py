@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from medweave.errors import RequestError, UserError
+from medweave.errors import RequestError, UserError, in_short
 from medweave.files import read_json, write_json
-from medweave.models.reaching import reason_of
 from medweave.models.teachers.catalogue import Card, Golden
 from medweave.recipe import as_data, check
 
@@ -111,7 +110,7 @@ def embedding(encoder: Encoder, what: str) -> Iterator[None]:
         raise
     except Exception as error:  # each library has its own for pixels or tokens that do not fit its towers
         raise UserError(
-            f"{encoder.name} cannot embed {what}, which its files or its card tell it to", todo=reason_of(error)
+            f"{encoder.name} cannot embed {what}, which its files or its card tell it to", todo=in_short(error)
         ) from error
 
 

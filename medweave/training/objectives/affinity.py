@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from medweave.training.likeness import Matrix, divergences
-from medweave.training.objective import Batch, Embeddings, FromTeachers, Given, Losses, ObjectiveRecipe
+from medweave.training.objective import SIDES, Batch, Embeddings, FromTeachers, Given, Losses, ObjectiveRecipe
 
 
 class AffinityRecipe(ObjectiveRecipe):
@@ -26,15 +26,16 @@ class AffinityRecipe(ObjectiveRecipe):
 
 
 class Affinity(FromTeachers):
-    """The divergence of image-text rankings from those of each teacher with both towers."""
+    """The divergence of image-text rankings from those of each teacher with both towers and a scale that is known."""
 
     def __init__(self, recipe: AffinityRecipe, given: Given) -> None:
         super().__init__(given)
         self.recipe = recipe
         self.scales = {name: recipe.sharpness * scale for name, scale in given.scales("affinity").items()}
+        self.left_out = given.without_scale
 
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
-        """{"affinity/NAME": scalar}. Samples that a teacher does not cover take no part, as rows or as columns."""
+        """{"affinity/NAME": scalar}. A sample of which a teacher tells not both sides is no row and no column."""
         if not self.scales:
             return {}
         matrices = {}
@@ -42,7 +43,7 @@ class Affinity(FromTeachers):
             rows = batch.rows[name]
             assert rows.image is not None and rows.text is not None
             matrices[name] = Matrix(rows.image, rows.text, scale)
-        gates = {name: batch.rows[name].gate for name in matrices}
+        gates = {name: batch.rows[name].gate_of(*SIDES) for name in matrices}
         away = divergence_from(matrices, gates, student.image, student.text, student.scale)
         losses = self.recipe.weight * self.dealt(away, torch.stack([*gates.values()]).to(away), batch)
         return {f"affinity/{name}": loss for name, loss in zip(matrices, losses, strict=True)}

@@ -30,20 +30,21 @@ class AnswerRecipe(ObjectiveRecipe):
 
 
 class Answer(FromTeachers):
-    """The divergence of answers from those of each teacher with both towers."""
+    """The divergence of answers from those of each teacher with both towers and a scale that is known."""
 
     def __init__(self, recipe: AnswerRecipe, given: Given) -> None:
         super().__init__(given)
         self.recipe = recipe
         self.menu_captions = recipe.captions
         self.scales = {name: recipe.sharpness * scale for name, scale in given.scales("answer").items()}
+        self.left_out = given.without_scale
         for name in self.scales:
             if not given.teachers[name].captions:
                 what = "answer needs its rows of bank captions, and it has none"
                 raise RequestError(what, where=f"teacher {name}", todo="leave out this objective or the teacher")
 
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
-        """{"answer/NAME": scalar}: means over samples; what a teacher does not cover takes no part."""
+        """{"answer/NAME": scalar}: means over samples, whatever their texts; what is not covered takes no part."""
         assert student.menu is not None and batch.near is not None
         near = batch.near.to(student.image.device)
         asked = near.sum(1) > 1

@@ -55,11 +55,11 @@ class Feature(FromTeachers):
         super().__init__(given)
         self.recipe, self.names, self.teachers = recipe, list(given.teachers), given.teachers
         self.heads = nn.ModuleDict()
-        for name, teacher in given.teachers.items():
+        for at, (name, teacher) in enumerate(given.teachers.items()):
             for side in teacher.sides:
                 wide = len(getattr(teacher, side).mean)
-                if recipe.heads:
-                    self.heads[f"{name}:{side}"] = _head(given.width, wide, recipe.hidden)
+                if recipe.heads:  # by the teacher's place: its name may hold what no module's name may
+                    self.heads[f"{at}:{side}"] = _head(given.width, wide, recipe.hidden)
                 elif wide != given.width:
                     raise RequestError(
                         f"without heads {name}, {wide} wide, cannot be told by a student {given.width} wide",
@@ -69,8 +69,8 @@ class Feature(FromTeachers):
         self.register_buffer("spread", torch.zeros(len(self.names), 2))
 
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
-        """{"feature/NAME": scalar}: means over samples; what a teacher does not cover takes no part."""
-        gates = torch.stack([batch.rows[name].gate.to(student.image) for name in self.names])
+        """{"feature/NAME": scalar}: means over samples; what a teacher does not tell takes no part."""
+        gates = torch.stack([batch.rows[name].told.to(student.image) for name in self.names])
         long = self.recipe.heads or self.recipe.standardise
         own = {side: getattr(student, side) * (math.sqrt(student.image.shape[1]) if long else 1) for side in SIDES}
         distances = torch.stack([self._distance(at, name, own, batch) for at, name in enumerate(self.names)])
@@ -78,24 +78,24 @@ class Feature(FromTeachers):
         return {f"feature/{name}": loss for name, loss in zip(self.names, losses, strict=True)}
 
     def _distance(self, at: int, name: str, own: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        """[B], as a share of the mean row's; the mean of both sides where a teacher has both. own: side -> [B, D]."""
+        """[B], as a share of the mean row's; the mean of the sides that a teacher tells. own: side -> [B, D]."""
         rows, sides = batch.rows[name], self.teachers[name].sides
-        covered = rows.covered.to(own["image"].device)
+        there = torch.stack([rows.gate_of(side) > 0 for side in sides]).to(own["image"].device)
         parts = []
         for place, side in enumerate(sides):
-            target, mean = self._target(rows, getattr(self.teachers[name], side), side, covered)
-            told = self.heads[f"{name}:{side}"](own[side]) if self.recipe.heads else own[side]
-            known = target[covered.nonzero()[:SOME, 0]]
+            target, mean = self._target(rows, getattr(self.teachers[name], side), side, there[place])
+            told = self.heads[f"{at}:{side}"](own[side]) if self.recipe.heads else own[side]
+            known = target[there[place].nonzero()[:SOME, 0]]
             parts.append(distance(told, target) / self._spread(at, place, mean, known))
-        return torch.where(covered, torch.stack(parts).mean(0), 0.0)
+        return torch.where(there, torch.stack(parts), 0.0).sum(0) / there.sum(0).clamp_min(1)
 
-    def _target(self, rows: TeacherRows, standard: Standard, side: str, covered: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, E], 0 where the teacher does not cover, for its rows there mean nothing; and the teacher's mean, [E]."""
+    def _target(self, rows: TeacherRows, standard: Standard, side: str, there: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, E], 0 where the teacher has no row, for what stands there means nothing; and the teacher's mean, [E]."""
         target: Tensor = getattr(rows, side)
         mean = standard.mean.to(target)
         if self.recipe.standardise:
             target, mean = standard(target), torch.zeros_like(mean)
-        return torch.where(covered[:, None], target, 0.0), mean
+        return torch.where(there[:, None], target, 0.0), mean
 
     def _spread(self, at: int, place: int, mean: Tensor, known: Tensor) -> Tensor:
         """The running distance of the teacher's mean row from its rows, of which some are enough.

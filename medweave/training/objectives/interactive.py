@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medweave.errors import RequestError
-from medweave.training.objective import Batch, Embeddings, FromTeachers, Given, Losses, ObjectiveRecipe
+from medweave.training.objective import (
+    SIDES,
+    Batch,
+    Embeddings,
+    FromTeachers,
+    Given,
+    Losses,
+    ObjectiveRecipe,
+    TeacherRows,
+)
 from medweave.training.tiles import log_sums
 
 START, MOST = math.log(1 / 0.07), math.log(100)
@@ -36,27 +45,26 @@ class Interactive(FromTeachers):
         self.names = list(both)
         if given.teachers and not both:
             raise RequestError("interactive needs a teacher with both towers", where="train.teachers")
-        self.heads = nn.ModuleDict(
-            {name: nn.Linear(given.width, len(of.image.mean)) for name, of in both.items() if of.image is not None}
+        self.heads = nn.ModuleList(  # in the order of names, which may hold what no module's name may
+            nn.Linear(given.width, len(of.image.mean)) for of in both.values() if of.image is not None
         )
         self.scales = nn.Parameter(torch.full((len(both),), START))
 
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
-        """{"interactive/NAME": scalar}. Samples that a teacher does not cover take no part."""
+        """{"interactive/NAME": scalar}. Samples of which a teacher tells not both sides take no part."""
         if not self.names:
             return {}
-        gates = torch.stack([batch.rows[name].gate.to(student.image) for name in self.names])
-        away = torch.stack(
-            [self._away(name, scale, student, batch) for name, scale in zip(self.names, self.scales.exp(), strict=True)]
-        )
+        taught = [batch.rows[name] for name in self.names]
+        gates = torch.stack([rows.gate_of(*SIDES).to(student.image) for rows in taught])
+        each = zip(taught, self.heads, self.scales.exp(), strict=True)
+        away = torch.stack([self._away(rows, head, scale, student) for rows, head, scale in each])
         losses = self.recipe.weight * self.dealt(away, gates, batch)
         return {f"interactive/{name}": loss for name, loss in zip(self.names, losses, strict=True)}
 
-    def _away(self, name: str, scale: Tensor, student: Embeddings, batch: Batch) -> Tensor:
-        """[B], both ways; 0 where the teacher does not cover, or it covers one sample alone."""
-        rows, head = batch.rows[name], self.heads[name]
+    def _away(self, rows: TeacherRows, head: nn.Module, scale: Tensor, student: Embeddings) -> Tensor:
+        """[B], both ways; 0 where the teacher tells not both sides, or it tells one sample alone."""
         nothing = (student.image.sum() * 0).expand(len(student.image))
-        kept = rows.covered.nonzero()[:, 0].to(student.image.device)
+        kept = rows.gate_of(*SIDES).nonzero()[:, 0].to(student.image.device)
         if len(kept) < 2:
             return nothing
         assert rows.image is not None and rows.text is not None

@@ -56,8 +56,8 @@ class Mmkd(Objective):
         self.scale = nn.Parameter(torch.tensor(START), requires_grad=learns)
 
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
-        """{"mmkd/feature", "mmkd/interactive": scalars}. Uncovered samples take no part."""
-        gates = torch.stack([batch.rows[name].gate for name in self.names])
+        """{"mmkd/feature", "mmkd/interactive": scalars}. Samples of which no teacher tells both sides take no part."""
+        gates = self._gates(batch)
         kept = (gates > 0).any(0).nonzero()[:, 0]
         if len(kept) < 2:
             return {"mmkd/feature": student.image.sum() * 0, "mmkd/interactive": student.text.sum() * 0}
@@ -74,7 +74,7 @@ class Mmkd(Objective):
     @torch.no_grad()
     def floors(self, batch: Batch) -> Losses:
         """Of the feature distance: rows of length 1 come no nearer to targets than these are from that length."""
-        gates = torch.stack([batch.rows[name].gate for name in self.names])
+        gates = self._gates(batch)
         kept = (gates > 0).any(0).nonzero()[:, 0]
         if len(kept) < 2:
             return {}
@@ -88,6 +88,10 @@ class Mmkd(Objective):
         """The scale that learns stays at 100 or below."""
         if self.recipe.temperature == "meant":
             self.scale.clamp_(max=MOST)
+
+    def _gates(self, batch: Batch) -> Tensor:
+        """How far each teacher is trusted on each sample, 0 where it tells not both sides: [K, B]."""
+        return torch.stack([batch.rows[name].gate_of(*SIDES) for name in self.names])
 
     def _drawn(self, gates: Tensor, batch: Batch) -> Tensor:
         """One covering teacher for each sample: [B]."""

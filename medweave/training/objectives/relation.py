@@ -46,7 +46,7 @@ class Relation(FromTeachers):
             )
 
     def forward(self, student: Embeddings, batch: Batch) -> Losses:
-        """{"relation/NAME/SIDE": scalar}. Samples that a teacher does not cover take no part."""
+        """{"relation/NAME/SIDE": scalar}. Samples that a teacher does not tell on that side take no part."""
         scale = student.scale.new_tensor(self.recipe.scale)
         losses: Losses = {}
         for side, names in self.sides.items():
@@ -54,7 +54,7 @@ class Relation(FromTeachers):
                 continue
             own, rows = getattr(student, side), {name: getattr(batch.rows[name], side) for name in names}
             matrices = {name: Matrix(of, of, self.recipe.scale) for name, of in rows.items()}
-            gates = {name: batch.rows[name].gate for name in names}
+            gates = {name: batch.rows[name].gate_of(side) for name in names}
             away = divergence_from(matrices, gates, own, own, scale, others=True)
             found = self.recipe.weight * self.dealt(away, torch.stack([*gates.values()]).to(away), batch)
             losses |= {f"relation/{name}/{side}": loss for name, loss in zip(names, found, strict=True)}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medweave.corpus.captions import frames
-from medweave.corpus.captions.bank import Bank, is_absence, joined, shipped
+from medweave.corpus.captions.bank import PROMPT_KINDS, Bank, is_absence, joined, shipped
 from medweave.corpus.captions.check import same_words
 from medweave.corpus.sample import State
 from medweave.errors import RequestError
@@ -112,8 +112,8 @@ def test_prompts_of_an_unknown_set_are_refused(bank: Bank) -> None:
 
 
 def test_all_prompts_are_the_three_sets(bank: Bank) -> None:
-    sets = [bank.prompts("fundus", "eye", "drusen", kind) for kind in bank.prompt_kinds]
-    assert bank.prompt_kinds == ("plain", "report", "signs")
+    sets = [bank.prompts("fundus", "eye", "drusen", kind) for kind in PROMPT_KINDS]
+    assert PROMPT_KINDS == ("plain", "report", "signs")
     assert bank.all_prompts("fundus", "eye", "drusen") == [text for texts in sets for text in texts]
 
 

@@ -195,7 +195,19 @@ def test_ids_are_unique_where_files_differ_in_their_suffix(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", ["../secret.jpg", "/etc/passwd", "a/../../x.jpg", "C:\\x.jpg", "..\\x.jpg", "\\\\host\\x", "s3://a/b", "a\0b", "", ".."]
+    "path",
+    [
+        "../secret.jpg",
+        "/etc/passwd",
+        "a/../../x.jpg",
+        "C:\\x.jpg",
+        "..\\x.jpg",
+        "\\\\host\\x",
+        "s3://a/b",
+        "a\0b",
+        "",
+        "..",
+    ],
 )
 def test_a_path_outside_the_folder_is_refused(tmp_path, path):
     write(tmp_path, [[path]], ["path"])
@@ -232,7 +244,7 @@ def test_not_even_a_header_is_read_through_a_link_out_of_the_folder(tmp_path, mo
     write(folder, [[name]], ["path"])
     read = []
     monkeypatch.setattr("medweave.corpus.dicom.facts", lambda path, salt: read.append(path))
-    monkeypatch.setattr("medweave.corpus.sources._rows._starts_like_dicom", lambda path: read.append(path.resolve()))
+    monkeypatch.setattr("medweave.corpus.manifest._starts_like_dicom", lambda path: read.append(path.resolve()))
     found = [s for s in samples(folder, manifest=manifest, columns={}) if s.place == name]
     assert [(s.modality, s.patient) for s in found] == [("other", None)] * (manifest is not None or "/" not in name)
     assert set(read) <= {folder / "m.csv"}

@@ -1,5 +1,7 @@
 """A batch with three teachers: `both` covers all, `some` covers the first ones, `eyes` has an image tower only."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -7,6 +9,7 @@ from torch.nn.functional import normalize
 from medweave.training.objective import Batch, Embeddings, Given, Standard, Teacher, TeacherRows
 
 SAMPLES, WIDTH = 10, 6
+WORDLESS = [2, 8]
 
 
 def unit(*shape, seed=0):
@@ -54,3 +57,14 @@ def given(rows):
 @pytest.fixture
 def batch(rows):
     return Batch(torch.arange(SAMPLES), [None] * SAMPLES, rows=rows, step=3)
+
+
+@pytest.fixture
+def wordless(batch):
+    """The same batch, with two samples whose texts have no row: what stands there is no number."""
+    known = torch.ones(SAMPLES, dtype=torch.bool)
+    known[WORDLESS] = False
+    rows = dict(batch.rows)
+    for name in ("both", "some"):
+        rows[name] = replace(rows[name], text=torch.where(known[:, None], rows[name].text, torch.nan), known=known)
+    return replace(batch, rows=rows)

@@ -6,12 +6,15 @@ import torch
 from medweave.errors import RequestError
 from medweave.training.objective import Embeddings
 from medweave.training.objectives.affinity import Affinity, AffinityRecipe
+from medweave.training.objectives.answer import Answer, AnswerRecipe
 
 
 def naive(student, batch, scales):
     """Whole matrices of the covered samples; each sample's attention is dealt to its teachers."""
     names = list(scales)
     gates = torch.stack([batch.rows[name].gate for name in names])
+    known = batch.rows["both"].known
+    gates = gates if known is None else gates * known
     dealt = gates / gates.sum(0).clamp_min(1e-30)
     losses = {}
     for at, name in enumerate(names):
@@ -26,7 +29,10 @@ def naive(student, batch, scales):
     return losses
 
 
-def test_values_and_gradients_are_the_naive_ones(student, given, batch):
+@pytest.mark.parametrize("of", ["batch", "wordless"])
+def test_values_and_gradients_are_the_naive_ones(student, given, request, of):
+    """A sample whose text has no row is in no teacher's matrix."""
+    batch = request.getfixturevalue(of)
     found = Affinity(AffinityRecipe(sharpness=0.5), given)(student, batch)
     expected = naive(student, batch, {"both": 15.0, "some": 15.0})
     assert found.keys() == expected.keys()
@@ -47,14 +53,18 @@ def test_what_a_teacher_does_not_cover_changes_nothing(student, given, batch, ro
     assert all(torch.equal(a, b) for a, b in zip(*slopes, strict=True))
 
 
-def test_a_scale_that_is_not_known_stops_those_who_need_it(given):
+@pytest.mark.parametrize(("kind", "recipe"), [(Affinity, AffinityRecipe()), (Answer, AnswerRecipe())])
+def test_a_teacher_whose_scale_is_not_known_is_left_out(given, kind, recipe):
     unknown = {**given.teachers, "both": replace(given.teachers["both"], scale=None)}
-    with pytest.raises(RequestError, match="affinity needs, is not known") as stopped:
-        Affinity(AffinityRecipe(), replace(given, teachers=unknown))
-    assert stopped.value.where == "teacher both"
+    objective = kind(recipe, replace(given, teachers=unknown))
+    assert objective.left_out == ["both"] and list(objective.scales) == ["some"]
+    assert kind(recipe, given).left_out == []
+    unknown["some"] = replace(given.teachers["some"], scale=None)
+    with pytest.raises(RequestError, match=r"needs a teacher's own scale, and that of both and some .*give `scale:`"):
+        kind(recipe, replace(given, teachers=unknown))
     single = {name: teacher for name, teacher in given.teachers.items() if len(teacher.sides) < 2}
     with pytest.raises(RequestError, match="both towers"):
-        Affinity(AffinityRecipe(), replace(given, teachers=single))
+        kind(recipe, replace(given, teachers=single))
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(given, batch, rows):

@@ -83,6 +83,16 @@ def test_what_a_teacher_does_not_cover_changes_nothing(asked, given):
     assert not slopes[0][0][9].any()  # its modality has no finding
 
 
+def test_an_image_is_asked_whatever_its_text(asked, given, wordless):
+    """The menu has its rows; the sample's own text is not looked at."""
+    student, batch = asked
+    bare = {name: replace(of, menu=batch.rows[name].menu) for name, of in wordless.rows.items()}
+    losses = [Answer(AnswerRecipe(captions=EACH), given)(student, one) for one in (batch, replace(batch, rows=bare))]
+    slopes = [torch.autograd.grad(sum(one.values()), student.image)[0] for one in losses]
+    assert torch.equal(*slopes) and slopes[1][[2, 8]].any(1).all()
+    assert {name: loss.item() for name, loss in losses[0].items()} == {n: loss.item() for n, loss in losses[1].items()}
+
+
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(asked, given):
     _, batch = asked
     rows = batch.rows["both"]

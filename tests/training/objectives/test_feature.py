@@ -20,8 +20,14 @@ def naive(objective, given, student, batch):
             away = []
             for side in teacher.sides:
                 standard, rows = getattr(teacher, side), getattr(batch.rows[name], side)
-                known = [standard(rows[j][None])[0] for j in range(len(rows)) if batch.rows[name].gate[j] > 0]
-                told = objective.heads[f"{name}:{side}"](getattr(student, side)[i] * 6**0.5)  # width 6
+                there = batch.rows[name].gate > 0
+                if side == "text" and batch.rows[name].known is not None:
+                    there = there & batch.rows[name].known
+                if not there[i]:
+                    continue
+                known = [standard(rows[j][None])[0] for j in range(len(rows)) if there[j]]
+                place = list(given.teachers).index(name)
+                told = objective.heads[f"{place}:{side}"](getattr(student, side)[i] * 6**0.5)  # width 6
 
                 def far(a, b):
                     return 0.5 * (1 - cosine_similarity(a, b, dim=0)) + 0.5 * smooth_l1_loss(a, b)
@@ -32,7 +38,9 @@ def naive(objective, given, student, batch):
     return {f"feature/{name}": loss / len(batch.numbers) for name, loss in losses.items()}
 
 
-def test_values_and_gradients_are_the_naive_ones(student, given, batch):
+@pytest.mark.parametrize("of", ["batch", "wordless"])
+def test_values_and_gradients_are_the_naive_ones(student, given, request, of):
+    batch = request.getfixturevalue(of)
     objective = Feature(FeatureRecipe(), given)
     found, expected = objective(student, batch), naive(objective, given, student, batch)
     assert found.keys() == expected.keys()
@@ -55,6 +63,22 @@ def test_what_a_teacher_does_not_cover_changes_nothing(student, given, batch, ro
         objective.spread.zero_()
         slopes.append(torch.autograd.grad(sum(objective(student, one).values()), [student.image, student.text]))
     assert all(torch.equal(a, b) for a, b in zip(*slopes, strict=True))
+
+
+def test_a_sample_whose_text_has_no_row_is_told_by_its_image(student, given, wordless):
+    objective = Feature(FeatureRecipe(), replace(given, teachers={"both": given.teachers["both"]}))
+    slopes = torch.autograd.grad(sum(objective(student, wordless).values()), [student.image, student.text])
+    image, text = (slope[[2, 8]] for slope in slopes)
+    assert image.isfinite().all() and image.any(1).all() and not text.any()
+
+
+def test_a_text_tower_says_nothing_of_a_sample_whose_text_has_no_row(student, given, wordless):
+    words = replace(given, teachers={"words": replace(given.teachers["both"], image=None)})
+    rows = {"words": replace(wordless.rows["both"], image=None)}
+    losses = Feature(FeatureRecipe(), words)(student, replace(wordless, rows=rows))
+    (slope,) = torch.autograd.grad(sum(losses.values()), student.text)
+    assert not slope[[2, 8]].any() and slope[[0, 1, 9]].any(1).all()
+    assert rows["words"].covered.tolist() == [n not in (2, 8) for n in range(10)]
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn():

@@ -10,15 +10,19 @@ from medweave.training.objectives.answer import Answer, AnswerRecipe
 from medweave.training.objectives.interactive import Interactive, InteractiveRecipe
 
 
-def test_values_are_the_naive_ones(student, given, batch):
+@pytest.mark.parametrize("of", ["batch", "wordless"])
+def test_values_are_the_naive_ones(student, given, request, of):
+    """A sample whose text has no row is no pair."""
+    batch = request.getfixturevalue(of)
     objective = Interactive(InteractiveRecipe(), given)
     losses = objective(student, batch)
     assert losses.keys() == {"interactive/both", "interactive/some"}
     gates = torch.stack([batch.rows[name].gate for name in ("both", "some")])
-    dealt, total = gates / gates.sum(0), 0.0
+    gates = gates if of == "batch" else gates * batch.rows["both"].known
+    dealt, total = gates / gates.sum(0).clamp_min(1e-30), 0.0
     for at, name in enumerate(("both", "some")):
         rows, kept = batch.rows[name], (gates[at] > 0).nonzero()[:, 0]
-        image, text = (normalize(objective.heads[name](x[kept]), dim=-1) for x in (student.image, student.text))
+        image, text = (normalize(objective.heads[at](x[kept]), dim=-1) for x in (student.image, student.text))
         scale, right = objective.scales[at].exp(), torch.arange(len(kept))
         each = [
             cross_entropy(scale * own @ theirs[kept].T, right, reduction="none")

@@ -52,6 +52,13 @@ def test_what_no_teacher_covers_changes_nothing(student, given, batch):
     assert all(torch.equal(a, b) for a, b in zip(*slopes, strict=True))
 
 
+def test_a_sample_whose_text_has_no_row_takes_no_part(student, given, wordless):
+    objective = Mmkd(MmkdRecipe(), given)
+    slopes = torch.autograd.grad(sum(objective(student, wordless).values()), [student.image, student.text])
+    for slope in slopes:
+        assert slope.isfinite().all() and slope.any(1).tolist() == [n not in (2, 8) for n in range(10)]
+
+
 def test_no_rows_of_length_one_come_below_the_floor(given, batch):
     """The best student points where its targets do; it gets just the floor."""
     objective = Mmkd(MmkdRecipe(), given)

@@ -23,6 +23,20 @@ def test_teachers_with_one_tower_teach_that_side(student, given, batch):
     assert torch.allclose(own, right, rtol=1e-4, atol=1e-6)
 
 
+def test_a_text_without_a_row_is_compared_with_none_its_image_with_all(student, given, wordless):
+    """One teacher, naive: image and text are likened among those that have a row of that side."""
+    both = replace(given, teachers={"both": given.teachers["both"]})
+    losses = Relation(RelationRecipe(which="all", scale=7.0), both)(student, wordless)
+    rows = wordless.rows["both"]
+    for side, kept in (("image", torch.arange(10)), ("text", rows.known.nonzero()[:, 0])):
+        own, loss = getattr(student, side), losses[f"relation/both/{side}"]
+        expected = away(getattr(rows, side)[kept], own[kept], 7.0).sum() / 10
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+        slope, right = (torch.autograd.grad(value, own)[0] for value in (loss, expected))
+        assert torch.allclose(slope, right, rtol=1e-4, atol=1e-6)
+        assert slope[[2, 8]].any(1).tolist() == [side == "image"] * 2
+
+
 def test_it_needs_a_teacher_with_one_tower(given):
     with pytest.raises(RequestError, match=r"relation needs a teacher with one tower.*which: all"):
         Relation(RelationRecipe(), replace(given, teachers={"both": given.teachers["both"]}))

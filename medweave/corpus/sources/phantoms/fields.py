@@ -17,6 +17,8 @@ from scipy import fft, ndimage
 
 Field = np.ndarray
 Point = tuple[float, float]
+OVERSAMPLE = 2  # shapes are drawn larger, and made smaller for smooth edges
+BEND = 0.1  # radians that a vessel turns by at each step, standard deviation
 QUANTILES = np.array([0, 0.02, 0.15, 0.35, 0.65, 0.85, 0.98, 1])
 FINE = np.array([0, 0.02, 0.05, 0.1, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.9, 0.95, 0.98, 0.995, 1])
 
@@ -120,25 +122,25 @@ def lookup(field: Field, y: Field, x: Field) -> Field:
     return ndimage.map_coordinates(field, [(y + 1) * half - 0.5, (x + 1) * half - 0.5], order=1, mode="mirror")
 
 
-def strokes(size: int, lines: Iterable[Stroke], oversample: int = 2) -> Field:
+def strokes(size: int, lines: Iterable[Stroke]) -> Field:
     """Lines drawn over one another, in 0..1."""
-    scale = size * oversample / 2
-    canvas = Image.new("L", (size * oversample,) * 2)
+    scale = size * OVERSAMPLE / 2
+    canvas = Image.new("L", (size * OVERSAMPLE,) * 2)
     pen = ImageDraw.Draw(canvas)
     for line in lines:
         points = ((line.points[:, ::-1] + 1) * scale).ravel().tolist()
         pen.line(points, fill=round(255 * line.value), width=max(1, round(line.width * scale)), joint="curve")
-    return _reduced(canvas, oversample)
+    return _reduced(canvas)
 
 
-def polygons(size: int, outlines: np.ndarray, values: Iterable[float], oversample: int = 2) -> Field:
+def polygons(size: int, outlines: np.ndarray, values: Iterable[float]) -> Field:
     """Filled outlines [m, n, 2] (points y, x) of values 0..1, drawn over one another."""
-    canvas = Image.new("L", (size * oversample,) * 2)
+    canvas = Image.new("L", (size * OVERSAMPLE,) * 2)
     pen = ImageDraw.Draw(canvas)
-    points = ((outlines[:, :, ::-1] + 1) * (size * oversample / 2) - 0.5).reshape(len(outlines), -1).tolist()
+    points = ((outlines[:, :, ::-1] + 1) * (size * OVERSAMPLE / 2) - 0.5).reshape(len(outlines), -1).tolist()
     for outline, value in zip(points, values, strict=True):
         pen.polygon(outline, fill=round(255 * value))
-    return _reduced(canvas, oversample)
+    return _reduced(canvas)
 
 
 def outlines(rng: np.random.Generator, spots: np.ndarray, rough: np.ndarray | float) -> np.ndarray:
@@ -162,14 +164,14 @@ def over(colour: np.ndarray, share: Field, paint: np.ndarray) -> np.ndarray:
 
 
 def tree(
-    rng: np.random.Generator, start: Point, heading: float, length: float, width: float, thin: float, bend: float = 0.1
+    rng: np.random.Generator, start: Point, heading: float, length: float, width: float, thin: float
 ) -> list[Stroke]:
     """A branching vessel. heading: radians, 0 to the right, positive down. It branches until it is `thin`."""
     lines: list[Stroke] = []
     todo = [(start, heading, length, width)]
     while todo:
         point, direction, reach, wide = todo.pop()
-        line = wander(rng, point, direction, reach, wide, bend)
+        line = wander(rng, point, direction, reach, wide, BEND)
         lines.append(line)
         if wide > thin:
             end = (float(line.points[-1, 0]), float(line.points[-1, 1]))
@@ -261,5 +263,5 @@ def _falling(size: int, power: float) -> Field:
     return squared ** (-power / 2)
 
 
-def _reduced(canvas: Image.Image, oversample: int) -> Field:
-    return np.asarray(canvas.reduce(oversample), dtype=np.float64) / 255
+def _reduced(canvas: Image.Image) -> Field:
+    return np.asarray(canvas.reduce(OVERSAMPLE), dtype=np.float64) / 255

@@ -6,8 +6,6 @@ whether patients and near-duplicates were joined rightly.
 
 from __future__ import annotations
 
-import base64
-import io
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,22 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-from PIL import Image
 
-import medweave
 from medweave.corpus.captions.bank import Bank
 from medweave.corpus.images import decode
 from medweave.corpus.limits import BadImage
 from medweave.corpus.sample import MODALITIES, State
 from medweave.corpus.store import Corpus, open_corpus
 from medweave.errors import UserError
-from medweave.files import write_bytes
 from medweave.progress import track
+from medweave.reports.page import picture, write_page
 from medweave.seeds import generator
 
-LONGEST = 224  # pixels of a thumbnail's longer side
 GROUPS = 6  # largest groups shown
 TITLES = {"xray": "X-ray", "ct": "CT", "mri": "MRI", "oct": "OCT", "pet": "PET"}
 MEMBERS = 8  # images shown of a group
@@ -74,16 +68,15 @@ def preview(corpus_path: Path | str, out: Path | None = None, count: int = 120, 
     wanted = sorted({*chosen, *(number for members in groups for number in members)})
     bank = Bank.load(corpus.banks())
     shots = {n: _shot(corpus, n, bank, sizes, seed) for n in track(wanted, "preview", len(wanted))}
-    page = _template().render(
+    return write_page(
+        out,
+        "preview.html",
         corpus=corpus,
         shown=len(chosen),
         sections=_sections([shots[number] for number in chosen]),
         groups=[[shots[number] for number in members] for members in groups],
         titles=TITLES,
-        version=medweave.__version__,
     )
-    write_bytes(out, page.encode())
-    return out
 
 
 def choose(corpus: Corpus, count: int, seed: int) -> list[int]:
@@ -128,15 +121,7 @@ def _shot(corpus: Corpus, number: int, bank: Bank, sizes: Mapping[str, int], see
         raise UserError(bad.reason, where=fields["id"], todo="the corpus is damaged; build it again") from None
     states = {name: State(state) for name, state in fields["findings"].items()}
     caption = bank.draw(fields["modality"], fields["anatomy"], states, generator(seed, "preview caption", number))
-    return Shot(_uri(pixels), fields, caption, sizes[fields["group"]])
-
-
-def _uri(pixels: np.ndarray) -> str:
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((LONGEST, LONGEST))
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return Shot(picture(pixels), fields, caption, sizes[fields["group"]])
 
 
 def _sections(shots: Sequence[Shot]) -> dict[str, dict[str, list[Shot]]]:
@@ -145,9 +130,3 @@ def _sections(shots: Sequence[Shot]) -> dict[str, dict[str, list[Shot]]]:
     for shot in shots:
         sections[shot.fields["modality"]].setdefault(shot.fields["source"], []).append(shot)
     return {modality: sources for modality, sources in sections.items() if sources}
-
-
-def _template() -> jinja2.Template:
-    loader = jinja2.PackageLoader("medweave.corpus", ".")
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.get_template("preview.html")
