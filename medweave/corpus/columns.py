@@ -32,15 +32,17 @@ def flat(findings: pa.Array) -> tuple[np.ndarray, pa.Array, pa.Array]:
 
 def labels(table: pa.Table, state: State | None = None) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """(row int64 [m], finding int64 [m] into names, names of all) of all labels, or of those in one state."""
-    rows, found, wanted, first = [np.empty(0, np.int64)], [], [np.empty(0, bool)], 0
+    rows, found, stated, first = [np.empty(0, np.int64)], [], [], 0
     for findings in table["findings"].chunks:  # joined, the names of millions of rows are beyond what a column holds
         row, name, states = flat(findings)
         rows.append(row + first)
         found.append(name)
-        wanted.append(pc.equal(states, str(state)).to_numpy(zero_copy_only=False))
+        stated.append(states)
         first += len(findings)
     finding, names = numbers(pa.chunked_array(found, pa.string()))
-    some = slice(None) if state is None else np.concatenate(wanted)
+    if state is None:
+        return np.concatenate(rows), finding, names
+    some = pc.equal(pa.chunked_array(stated, pa.string()), str(state)).to_numpy()
     return np.concatenate(rows)[some], finding[some], names
 
 
